@@ -1,0 +1,157 @@
+/**
+ * The broker over PostgreSQL, as layers.
+ *
+ * - `layer` and `layerConfig` open their own connections: a pool for ordinary statements and one session for LISTEN.
+ *   They also provide the pool as `SqlClient`, so that the application can send inside its transactions.
+ * - `layerSqlClient` works over the `SqlClient` that the application already has.
+ *
+ * Building any of them creates or migrates the tables, unless told not to.
+ *
+ * @example
+ * ```ts
+ * import { PostgresBroker, PostgresConfig } from "effect-horsies"
+ * import { Layer, Redacted } from "effect"
+ *
+ * const FromEnvironment = PostgresBroker.layerConfig
+ *
+ * const FromCode = PostgresBroker.layer.pipe(
+ *   Layer.provide(PostgresConfig.layer({ databaseUrl: Redacted.make("postgresql://localhost/app") }))
+ * )
+ * ```
+ */
+import type { PgClient } from "@effect/sql-pg/PgClient"
+import type * as Config from "effect/Config"
+import * as Context from "effect/Context"
+import * as SecureRandom from "effect/crypto/SecureRandom"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import { SqlClient } from "effect/sql/SqlClient"
+import * as Stream from "effect/Stream"
+import { Broker, type BrokerError, type Outcome } from "./Broker.ts"
+import * as PooledSql from "./connection/PooledSql.ts"
+import { SessionListener } from "./connection/SessionListener.ts"
+import * as Claiming from "./postgres/claiming.ts"
+import { fromClient } from "./postgres/Database.ts"
+import * as Finding from "./postgres/finding.ts"
+import * as Recovering from "./postgres/recovering.ts"
+import * as Sending from "./postgres/sending.ts"
+import * as Waiting from "./postgres/waiting.ts"
+import * as WakeUps from "./postgres/wakeUps.ts"
+import * as PostgresConfig from "./PostgresConfig.ts"
+import * as SchemaInitializer from "./schema/SchemaInitializer.ts"
+
+const make = Effect.fnUntraced(function*(schema: string, listener: SessionListener["Service"] | undefined) {
+  const client = yield* SqlClient
+  const database = fromClient(client, schema)
+  const self = SecureRandom.uuidV4Unsafe()
+  const wakeUps = yield* WakeUps.make(database, self, listener)
+  const waiting = yield* Waiting.make(database, self, listener)
+  const send = yield* Sending.make(database, wakeUps)
+  const { claim, finish, lowWater } = Claiming.make(database)
+  const recovering = Recovering.make(database, {
+    ready: wakeUps.announceAll,
+    failed: (ids) => waiting.ended(ids.map((id) => [id, undefined]))
+  })
+
+  yield* Stream.fromQueue(yield* wakeUps.subscribe).pipe(
+    Stream.runForEach((wakeUp) =>
+      Effect.sync(() => wakeUp._tag === "LookAgain" ? lowWater.forget() : lowWater.arrived(wakeUp.queue, wakeUp.dueIn))
+    ),
+    Effect.forkScoped
+  )
+
+  return Broker.of({
+    ...recovering,
+    send,
+    claim,
+    finish: Effect.fnUntraced(function*(worker, attempts, wants) {
+      const result = yield* finish(worker, attempts, wants)
+      const outcomes: Array<readonly [string, Outcome]> = []
+      for (const { end, id } of attempts) {
+        if (end._tag !== "Retry" && result.accepted.has(id)) outcomes.push([id, end])
+      }
+      waiting.ended(outcomes)
+      return result
+    }),
+    promote: (queues) => {
+      // What is promoted may be due earlier than anything claimed of late.
+      for (const queue of queues) lowWater.forget(queue)
+      return recovering.promote(queues)
+    },
+    outcome: waiting.outcome,
+    find: Finding.make(database),
+    wakeUps: wakeUps.subscribe
+  })
+})
+
+/** The broker over its own connections. The pool is provided too, as the `SqlClient` whose transactions `send` joins. */
+export const layer: Layer.Layer<
+  Broker | SqlClient | PgClient,
+  BrokerError,
+  PostgresConfig.PostgresConfig
+> = Layer.effect(
+  Broker,
+  Effect.gen(function*() {
+    const config = yield* PostgresConfig.PostgresConfig
+    yield* SchemaInitializer.initialize(config)
+    const listener = yield* SessionListener
+    return yield* make(config.schema, listener)
+  })
+).pipe(
+  Layer.provide(SessionListener.layer),
+  Layer.provideMerge(PooledSql.layer)
+)
+
+/** `layer` with its settings from the environment: `HORSIES_DATABASE_URL` or `DATABASE_URL`, see `PostgresConfig`. */
+export const layerConfig: Layer.Layer<
+  Broker | SqlClient | PgClient,
+  BrokerError | PostgresConfig.PostgresConfigError | Config.ConfigError
+> = Layer.provide(layer, PostgresConfig.layerConfig)
+
+/** Options of `layerSqlClient`. */
+export interface SqlClientOptions {
+  /** The PostgreSQL schema that holds the tables. Default: `public`. */
+  readonly schema?: string | undefined
+  /** Whether to create or migrate the tables. Default: `true`. */
+  readonly migrate?: boolean | undefined
+  /**
+   * Where to open a session connection of its own for LISTEN. Without it, results and wake-ups from other processes are
+   * found by polling: at most half a second and five seconds late.
+   */
+  readonly session?: PostgresConfig.Options | undefined
+}
+
+/**
+ * The broker over the application's `SqlClient`, which must speak to PostgreSQL through `@effect/sql-pg`; whatever name
+ * transforms it has do not matter. A `send` inside `withTransaction` of that client is part of the transaction.
+ *
+ * @example
+ * ```ts
+ * import { PostgresBroker } from "effect-horsies"
+ * import { PgClient } from "@effect/sql-pg"
+ * import { Layer, Redacted } from "effect"
+ *
+ * const databaseUrl = Redacted.make("postgresql://localhost/app")
+ *
+ * const Live = PostgresBroker.layerSqlClient({ session: { databaseUrl } }).pipe(
+ *   Layer.provideMerge(PgClient.layer({ url: databaseUrl }))
+ * )
+ * ```
+ */
+export const layerSqlClient = (
+  options: SqlClientOptions = {}
+): Layer.Layer<Broker, BrokerError | PostgresConfig.PostgresConfigError, SqlClient> =>
+  Layer.effect(
+    Broker,
+    Effect.gen(function*() {
+      const schema = yield* PostgresConfig.schemaName(options.schema)
+      yield* SchemaInitializer.initialize({ schema, migrate: options.migrate ?? true })
+      if (options.session === undefined) {
+        return yield* make(schema, undefined)
+      }
+      const session = yield* Layer.build(
+        Layer.provide(SessionListener.layer, PostgresConfig.layer(options.session))
+      )
+      return yield* make(schema, Context.get(session, SessionListener))
+    })
+  )

@@ -1,0 +1,116 @@
+/** Workers' heartbeats, and taking tasks away from the dead. */
+import * as Effect from "effect/Effect"
+import type { Broker, BrokerError, Hold, Recovered, WorkerStart } from "../Broker.ts"
+import { type Database, float, integer, integers, text, texts, uuid, uuids } from "./Database.ts"
+
+/** Tasks per batch of a recovery, and due tasks per promotion. */
+const batchSize = 1000
+
+/** How long the rows of dead workers are kept. */
+const keepDead = "1 day"
+
+const registerStatement = (schema: string) => `
+insert into ${schema}.horsies_heartbeats (worker, started_at, beat_at, lease, host, pid, queues)
+values ($1, ${schema}.horsies_now(), ${schema}.horsies_now(), $2 * interval '1 millisecond', $3, $4, $5)`
+
+/** A heartbeat need not wait for the disk. horsies_heartbeats_pkey */
+const heartbeatStatement = (schema: string) => `
+update ${schema}.horsies_heartbeats set beat_at = ${schema}.horsies_now(), running = $2
+where worker = $1 and died_at is null and set_config('synchronous_commit', 'off', true) is not null
+returning worker`
+
+const deregisterStatement = (schema: string) => `
+delete from ${schema}.horsies_heartbeats where worker = $1`
+
+/** horsies_tasks_pkey */
+const releaseStatement = (schema: string) => `
+select id from ${schema}.horsies_release($1, $2, $3) as id`
+
+/** horsies_tasks_delayed */
+const promoteStatement = (schema: string) => `
+select ${schema}.horsies_promote($1, ${batchSize})`
+
+/**
+ * Marks the dead, the first step of a recovery. Nobody is declared dead until the server has been up for one lease:
+ * after an outage of the server every worker gets the time to renew.
+ */
+const buryStatement = (schema: string) => `
+update ${schema}.horsies_heartbeats h set died_at = ${schema}.horsies_now()
+where h.worker in (
+  select b.worker from ${schema}.horsies_heartbeats b
+  where b.died_at is null and b.beat_at + b.lease < ${schema}.horsies_now()
+    and pg_postmaster_start_time() + b.lease < statement_timestamp()
+  for update skip locked
+)
+returning h.worker`
+
+const sweepStatement = (schema: string) => `
+delete from ${schema}.horsies_heartbeats where died_at < ${schema}.horsies_now() - interval '${keepDead}'`
+
+/** Frees the tasks of the dead, the second step. horsies_tasks_claimed */
+const recoverStatement = (schema: string) => `
+select released, failed from ${schema}.horsies_recover(${batchSize})`
+
+const prepareStatement = (schema: string) => `
+select ${schema}.horsies_prepare_history(2)`
+
+export const make = (database: Database, hooks: {
+  /** Tasks have become ready out of turn. */
+  readonly ready: Effect.Effect<void>
+  readonly failed: (ids: ReadonlyArray<string>) => void
+}) => {
+  const { schema } = database
+
+  const register = (worker: WorkerStart): Effect.Effect<void, BrokerError> =>
+    Effect.asVoid(database.run(registerStatement(schema), [
+      uuid(worker.id),
+      float(worker.lease),
+      text(worker.host),
+      integer(worker.pid),
+      texts(worker.queues)
+    ]))
+
+  const heartbeat = (worker: string, running: ReadonlyArray<Hold>) =>
+    Effect.map(
+      database.run(heartbeatStatement(schema), [uuid(worker), uuids(running.map((hold) => hold.id))]),
+      (rows) => rows.length > 0
+    )
+
+  const deregister = (worker: string) => Effect.asVoid(database.run(deregisterStatement(schema), [uuid(worker)]))
+
+  const release = Effect.fnUntraced(function*(worker: string, holds: ReadonlyArray<Hold>) {
+    if (holds.length === 0) return
+    yield* database.run(releaseStatement(schema), [
+      uuid(worker),
+      uuids(holds.map((hold) => hold.id)),
+      integers(holds.map((hold) => hold.fence))
+    ])
+    yield* hooks.ready
+  })
+
+  const promote = (queues: ReadonlyArray<string>) =>
+    Effect.map(
+      database.run(promoteStatement(schema), [texts(queues)]),
+      ([row]) => row?.[0] as number | null ?? undefined
+    )
+
+  const recover: Broker["Service"]["recover"] = Effect.gen(function*() {
+    const dead = yield* database.run(buryStatement(schema), [])
+    const counts = { workers: dead.length, released: 0, failed: 0 }
+    let found: number
+    do {
+      const [row] = yield* database.run(recoverStatement(schema), [])
+      const [released, failed] = row as unknown as [ReadonlyArray<string>, ReadonlyArray<string>]
+      found = released.length + failed.length
+      counts.released += released.length
+      counts.failed += failed.length
+      hooks.failed(failed)
+    } while (found === batchSize)
+    if (counts.released > 0) yield* hooks.ready
+    yield* database.run(sweepStatement(schema), [])
+    yield* database.run(prepareStatement(schema), [])
+    return counts satisfies Recovered
+  })
+
+  return { register, heartbeat, deregister, release, promote, recover }
+}

@@ -1,0 +1,164 @@
+/**
+ * Waiting for outcomes. A waiter registers, commits, then looks; who finishes a task reads who waits in a new statement
+ * after its own commit, then notifies. One of the two sees the other whatever the order. What is lost on the way is made
+ * good by one batched look per process and floor.
+ */
+import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Queue from "effect/Queue"
+import * as Random from "effect/Random"
+import * as Stream from "effect/Stream"
+import { type BrokerError, type FailureKind, type Outcome, TaskNotFound } from "../Broker.ts"
+import type { SessionListener } from "../connection/SessionListener.ts"
+import { type Database, float, type Row, text, uuids } from "./Database.ts"
+
+/** Time between looks for everything that is awaited: with pushed results, and without. */
+const floor = Duration.seconds(5)
+const pollFloor = Duration.millis(500)
+
+/** Ids per look, and per NOTIFY (37 characters each, less than 8000 bytes). */
+const mostIds = 1000
+const mostNotified = 200
+
+/** horsies_waiters_pkey */
+const registerStatement = (schema: string) => `
+insert into ${schema}.horsies_waiters (task, listener, since)
+select task, $2, ${schema}.horsies_now() from unnest($1::uuid[]) task
+on conflict (task, listener) do nothing`
+
+/** The look: one snapshot, in which a task is either live or ended. horsies_history_id, horsies_tasks_pkey */
+const lookStatement = (schema: string) => `
+select id, failure, result::text, true from ${schema}.horsies_history
+where id = any ($1) and ended_at >= to_timestamp($2 / 1000)
+union all
+select id, failure, result::text, true from ${schema}.horsies_history_overflow where id = any ($1)
+union all
+select id, null, null, false from ${schema}.horsies_tasks where id = any ($1)`
+
+/** Takes the waiters of ended tasks and notifies them; a statement of its own, after the commit. horsies_waiters_pkey */
+const tellStatement = (schema: string) => `
+with told as (
+  delete from ${schema}.horsies_waiters where task = any ($1) returning task, listener
+), numbered as (
+  select task, listener, (row_number() over (partition by listener) - 1) / ${mostNotified} as part
+  from told
+  where listener <> $2
+)
+select pg_notify(listener, string_agg(task::text, ',')) from numbered group by listener, part`
+
+const forgetStatement = (schema: string) => `
+delete from ${schema}.horsies_waiters where task = any ($1) and listener = $2`
+
+type Waiter = Deferred.Deferred<Outcome, BrokerError | TaskNotFound>
+
+/** The time in a UUIDv7, in milliseconds, less a day for senders whose clock is ahead. */
+export const earliestOf = (ids: Iterable<string>): number => {
+  let earliest = Number.POSITIVE_INFINITY
+  for (const id of ids) earliest = Math.min(earliest, Number.parseInt(id.slice(0, 8) + id.slice(9, 13), 16))
+  return Math.max(0, earliest - 86_400_000)
+}
+
+export const outcomeOf = (failure: unknown, result: unknown): Outcome =>
+  failure === null
+    ? { _tag: "Completed", value: result as string }
+    : { _tag: "Failed", failure: { kind: failure as FailureKind, value: result as string } }
+
+export const make = Effect.fnUntraced(function*(
+  database: Database,
+  self: string,
+  listener: SessionListener["Service"] | undefined
+) {
+  const channel = `horsies_done_${self.replaceAll("-", "")}`
+  const waiting = new Map<string, Set<Waiter>>()
+  const looks = yield* Queue.unbounded<string>()
+  const ended = yield* Queue.unbounded<string>()
+  const register = registerStatement(database.schema)
+  const look = lookStatement(database.schema)
+  const tell = tellStatement(database.schema)
+  const forget = forgetStatement(database.schema)
+
+  const answer = (id: string, exit: Effect.Effect<Outcome, BrokerError | TaskNotFound>) => {
+    const waiters = waiting.get(id)
+    if (waiters === undefined) return
+    waiting.delete(id)
+    for (const waiter of waiters) Deferred.doneUnsafe(waiter, exit)
+  }
+
+  const lookAt = Effect.fnUntraced(function*(candidates: Iterable<string>) {
+    const ids = [...new Set(candidates)].filter((id) => waiting.has(id))
+    if (ids.length === 0) return
+    if (listener !== undefined) yield* database.run(register, [uuids(ids), text(channel)])
+    const rows = yield* database.run(look, [uuids(ids), float(earliestOf(ids))])
+    const found = new Map(rows.map((row): [string, Row] => [row[0] as string, row]))
+    const over: Array<string> = []
+    for (const id of ids) {
+      const row = found.get(id)
+      if (row?.[3] === false) continue
+      over.push(id)
+      answer(id, row === undefined ? Effect.fail(new TaskNotFound({ id })) : Effect.succeed(outcomeOf(row[1], row[2])))
+    }
+    if (listener !== undefined && over.length > 0) yield* database.run(forget, [uuids(over), text(channel)])
+  })
+
+  // A failed look is the waiter's to know when it is its first; afterwards the floor looks again.
+  yield* Queue.takeBetween(looks, 1, mostIds).pipe(
+    Effect.flatMap((ids) =>
+      Effect.catch(lookAt(ids), (error) =>
+        error.isRetryable
+          ? Effect.logDebug("look for results failed", error)
+          : Effect.sync(() => ids.forEach((id) => answer(id, Effect.fail(error)))))
+    ),
+    Effect.forever,
+    Effect.forkScoped
+  )
+
+  yield* Effect.gen(function*() {
+    const ids = yield* Queue.takeBetween(ended, 1, mostIds)
+    yield* Effect.catch(
+      database.run(tell, [uuids(ids), text(channel)]),
+      (error) => Effect.logDebug("waiters not told", error)
+    )
+  }).pipe(Effect.forever, Effect.forkScoped)
+
+  yield* Effect.gen(function*() {
+    yield* Effect.sleep(Duration.times(listener === undefined ? pollFloor : floor, 0.8 + 0.4 * (yield* Random.next)))
+    Queue.offerAllUnsafe(looks, waiting.keys())
+  }).pipe(Effect.forever, Effect.forkScoped)
+
+  if (listener !== undefined) {
+    const events = yield* listener.subscribe(channel)
+    yield* Stream.fromQueue(events).pipe(
+      Stream.runForEach((event) =>
+        Effect.sync(() => {
+          Queue.offerAllUnsafe(looks, event._tag === "LookAgain" ? waiting.keys() : event.payload.split(","))
+        })
+      ),
+      Effect.forkScoped
+    )
+  }
+
+  return {
+    outcome: (id: string): Effect.Effect<Outcome, BrokerError | TaskNotFound> =>
+      Effect.suspend(() => {
+        const waiter: Waiter = Deferred.makeUnsafe()
+        const others = waiting.get(id)
+        if (others === undefined) waiting.set(id, new Set([waiter]))
+        else others.add(waiter)
+        Queue.offerUnsafe(looks, id)
+        return Effect.onInterrupt(Deferred.await(waiter), () =>
+          Effect.sync(() => {
+            const left = waiting.get(id)
+            left?.delete(waiter)
+            if (left?.size === 0) waiting.delete(id)
+          }))
+      }),
+    /** Tasks that have ended, after the commit; with the outcome, where it is known here. */
+    ended: (outcomes: Iterable<readonly [id: string, outcome: Outcome | undefined]>) => {
+      for (const [id, outcome] of outcomes) {
+        if (outcome !== undefined) answer(id, Effect.succeed(outcome))
+        Queue.offerUnsafe(ended, id)
+      }
+    }
+  }
+})

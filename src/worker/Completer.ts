@@ -1,0 +1,101 @@
+/**
+ * Records ended attempts: whatever has gathered while the last flush was under way goes out together. A lone attempt
+ * never waits for company.
+ */
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Latch from "effect/Latch"
+import * as Queue from "effect/Queue"
+import * as Random from "effect/Random"
+import type { Broker, ClaimedTask, EndedAttempt, Want } from "../Broker.ts"
+
+/** The most attempts in one flush. */
+const most = 1000
+
+/** A flush of up to this many attempts claims in the same statement; a larger one runs beside the claim. */
+const mostFused = 50
+
+/** An attempt that has ended under an identity of the worker, by the worker's monotonic clock. */
+export interface Ended extends Omit<EndedAttempt, "elapsed"> {
+  readonly worker: string
+  readonly startedAt: number
+}
+
+/** The other side of a fused statement: what the dispatcher wants, and where its claims go. */
+export interface Claims {
+  /** What to claim for this identity, if a claim is due and none is under way. The answer must be given back. */
+  readonly begin: (worker: string) => ReadonlyArray<Want>
+  readonly end: (worker: string, claimed: ReadonlyArray<ClaimedTask>) => void
+  readonly abort: () => void
+  /** A slot is free: claim apart. */
+  readonly call: () => void
+}
+
+/** The delay before another try, in milliseconds: full jitter below a doubling bound. */
+export const backoff = (failures: number) =>
+  Effect.map(Random.next, (random) => Duration.millis(random * Math.min(5000, 100 * 2 ** Math.min(failures, 10))))
+
+export const make = Effect.fnUntraced(function*(
+  broker: Broker["Service"],
+  claims: Claims,
+  now: () => number
+) {
+  const ended = yield* Queue.unbounded<Ended>()
+  const idle = yield* Latch.make(true)
+  let outstanding = 0
+
+  const record: (worker: string, batch: ReadonlyArray<Ended>) => Effect.Effect<void> = Effect.fnUntraced(function*(
+    worker,
+    batch
+  ) {
+    for (let failures = 0;; failures++) {
+      const wants = batch.length <= mostFused ? claims.begin(worker) : []
+      if (wants.length === 0) claims.call()
+      const at = now()
+      const attempts = batch.map(({ end, fence, id, startedAt }) => ({ id, fence, end, elapsed: at - startedAt }))
+      const result = yield* Effect.result(broker.finish(worker, attempts, wants))
+      if (result._tag === "Success") {
+        if (wants.length > 0) claims.end(worker, result.success.claimed)
+        const refused = batch.length - result.success.accepted.size
+        if (refused > 0) yield* Effect.logWarning("attempts not recorded: their claims were taken away", { refused })
+        return
+      }
+      if (wants.length > 0) claims.abort()
+      if (!result.failure.isRetryable && batch.length > 1) {
+        // One of them may be the reason: the others must not suffer.
+        yield* Effect.forEach(batch, (one) => record(worker, [one]), { discard: true })
+        return
+      }
+      if (!result.failure.isRetryable) {
+        yield* Effect.logError("attempt not recorded; it runs again when the claim is recovered", result.failure)
+        return
+      }
+      yield* Effect.logWarning("attempts not recorded yet", result.failure)
+      yield* Effect.sleep(yield* backoff(failures))
+    }
+  })
+
+  yield* Queue.takeBetween(ended, 1, most).pipe(
+    Effect.flatMap(Effect.fnUntraced(function*(batch) {
+      // Almost always one identity; two after a lost lease.
+      for (const worker of new Set(batch.map((one) => one.worker))) {
+        yield* record(worker, batch.filter((one) => one.worker === worker))
+      }
+      outstanding -= batch.length
+      if (outstanding === 0) idle.openUnsafe()
+    })),
+    Effect.forever,
+    Effect.forkScoped
+  )
+
+  return {
+    offer: (attempt: Ended) => {
+      outstanding++
+      idle.closeUnsafe()
+      Queue.offerUnsafe(ended, attempt)
+    },
+    /** Waits until everything offered so far has been recorded. */
+    flushed: idle.await
+  }
+})
+export type Completer = Effect.Success<ReturnType<typeof make>>

@@ -1,0 +1,268 @@
+/**
+ * The dispatcher: one fiber that claims for all queues of the worker in one statement, and starts what it gets. A
+ * wake-up, a free slot, the next due time or the poll floor make it look.
+ */
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Latch from "effect/Latch"
+import * as Queue from "effect/Queue"
+import * as Random from "effect/Random"
+import type { Broker, ClaimedTask, WakeUp, Want } from "../Broker.ts"
+import type { Handler } from "../Task.ts"
+import { backoff, type Claims, type Ended } from "./Completer.ts"
+import { QueueSlots } from "./QueueSlots.ts"
+import * as Runner from "./Runner.ts"
+
+/** Without a hint the worker looks this often: hints can be lost, this look cannot. */
+const pollFloor = 5000
+
+/** Workers that wait for the same due time come one after another. */
+const dueJitter = 2
+
+export interface Options {
+  /** The queues to serve; without, the queues of all handlers. */
+  readonly queues: ReadonlyMap<string, number> | undefined
+  /** The concurrency of queues that are not named. */
+  readonly concurrency: number
+}
+
+/** What a claim under way wants from one queue, and the calls that the queue had heard before. */
+interface Wanted {
+  readonly slots: QueueSlots
+  readonly calls: number
+  readonly count: number
+}
+
+export const make = Effect.fnUntraced(function*(
+  broker: Broker["Service"],
+  options: Options,
+  now: () => number,
+  onEnded: (attempt: Ended) => void
+) {
+  const handlers = new Map<string, Handler>()
+  const queues = new Map<string, QueueSlots>()
+  const signal = yield* Latch.make()
+  const rearm = yield* Latch.make()
+  /** The identity to claim under; none while the worker has none that it can prove alive. */
+  let identity: string | undefined
+  /** The claim under way; at most one. */
+  let claiming: ReadonlyArray<Wanted> | undefined
+  /** Open while no claim is under way. */
+  const quiet = yield* Latch.make(true)
+  /** When the next delayed task is due, by the monotonic clock. */
+  let dueAt = 0
+
+  const runner = yield* Runner.make((run, end) => {
+    const at = now()
+    const slots = queues.get(run.task.queue)
+    slots?.free(at)
+    if (end !== undefined) {
+      onEnded({ worker: run.worker, id: run.task.id, fence: run.task.fence, startedAt: run.startedAt, end })
+    } else {
+      // The recorded attempt frees the slot for the next claim; an interrupted run leaves none.
+      signal.openUnsafe()
+    }
+    if (slots !== undefined) start(slots)
+  })
+
+  let starting = false
+  /** Starts what is ready. A handler that ends at once comes back here: the loop below goes on, the call returns. */
+  const start = (slots: QueueSlots) => {
+    if (starting) return
+    starting = true
+    for (let at = now(), ready = slots.take(at); ready !== undefined; at = now(), ready = slots.take(at)) {
+      const { claimedAt, task, worker } = ready
+      const handler = handlers.get(task.name)
+      if (handler === undefined) {
+        slots.free(at)
+        releasing(worker, [task])
+        continue
+      }
+      runner.start(handler, task, worker, at, task.waited + at - claimedAt)
+    }
+    starting = false
+  }
+
+  const toRelease = yield* Queue.unbounded<{ readonly worker: string; readonly task: ClaimedTask }>()
+  /** Open while everything has been handed back. */
+  const released = yield* Latch.make(true)
+  let releases = 0
+  const releasing = (worker: string, tasks: ReadonlyArray<ClaimedTask>) => {
+    for (const task of tasks) {
+      releases++
+      released.closeUnsafe()
+      Queue.offerUnsafe(toRelease, { worker, task })
+    }
+  }
+
+  const begin = (worker: string): ReadonlyArray<Want> => {
+    if (claiming !== undefined || worker !== identity) return []
+    const at = now()
+    const wanted: Array<Wanted> = []
+    const wants: Array<Want> = []
+    for (const slots of queues.values()) {
+      const next = slots.want(at)
+      if (next === undefined) continue
+      wants.push(next.want)
+      wanted.push({ slots, calls: next.calls, count: next.want.slots + next.want.ahead })
+    }
+    if (wants.length > 0) {
+      claiming = wanted
+      quiet.closeUnsafe()
+    }
+    return wants
+  }
+
+  const over = () => {
+    claiming = undefined
+    quiet.openUnsafe()
+    signal.openUnsafe()
+  }
+
+  const end = (worker: string, claimed: ReadonlyArray<ClaimedTask>) => {
+    if (worker !== identity) {
+      // The worker has stopped, or lost its lease, while the claim was under way.
+      releasing(worker, claimed)
+      return over()
+    }
+    const at = now()
+    const counts = new Map<string, number>()
+    for (const task of claimed) {
+      counts.set(task.queue, (counts.get(task.queue) ?? 0) + 1)
+      queues.get(task.queue)?.hold({ task, worker, claimedAt: at })
+    }
+    for (const { calls, count, slots } of claiming ?? []) {
+      if ((counts.get(slots.queue) ?? 0) < count) slots.exhausted(calls)
+    }
+    over()
+    for (const queue of counts.keys()) start(queues.get(queue)!)
+  }
+
+  const claims: Claims = { begin, end, abort: over, call: () => signal.openUnsafe() }
+
+  const wake = (wakeUp: WakeUp) => {
+    if (wakeUp._tag === "LookAgain") {
+      dueAt = 0
+      rearm.openUnsafe()
+      return
+    }
+    const slots = queues.get(wakeUp.queue)
+    if (slots === undefined) return
+    if (wakeUp.dueIn <= 0) {
+      slots.call()
+      signal.openUnsafe()
+    } else if (now() + wakeUp.dueIn < dueAt) {
+      dueAt = now() + wakeUp.dueIn
+      rearm.openUnsafe()
+    }
+  }
+
+  const claimLoop = Effect.gen(function*() {
+    let failures = 0
+    while (true) {
+      yield* signal.await
+      signal.closeUnsafe()
+      const worker = identity
+      if (worker === undefined) continue
+      const wants = begin(worker)
+      if (wants.length === 0) continue
+      const result = yield* Effect.result(broker.claim(worker, wants))
+      if (result._tag === "Success") {
+        failures = 0
+        end(worker, result.success)
+      } else {
+        yield* Effect.logWarning("claim failed", result.failure)
+        yield* Effect.sleep(yield* backoff(failures++))
+        over()
+      }
+    }
+  })
+
+  /** Promotes what has become due, and looks at everything once per floor. */
+  const dueLoop = Effect.gen(function*() {
+    let pollAt = 0
+    while (true) {
+      rearm.closeUnsafe()
+      const wait = Math.min(dueAt, pollAt) - now()
+      if (wait > 0) {
+        yield* Effect.raceFirst(Effect.sleep(Duration.millis(wait)), rearm.await)
+        continue
+      }
+      const at = now()
+      if (at >= pollAt) pollAt = at + pollFloor * (0.8 + 0.4 * (yield* Random.next))
+      // Set before the look, so that a wake-up during it can still lower it.
+      dueAt = Number.POSITIVE_INFINITY
+      if (queues.size === 0 || identity === undefined) continue
+      const next = yield* Effect.result(broker.promote([...queues.keys()]))
+      if (next._tag === "Success") {
+        if (next.success !== undefined) {
+          dueAt = Math.min(dueAt, now() + next.success + (yield* Random.next) * dueJitter)
+        }
+        for (const slots of queues.values()) slots.call()
+        signal.openUnsafe()
+      } else {
+        yield* Effect.logWarning("look for due tasks failed", next.failure)
+      }
+    }
+  })
+
+  const releaseLoop = Effect.gen(function*() {
+    const batch = yield* Queue.takeBetween(toRelease, 1, 1000)
+    for (const worker of new Set(batch.map((one) => one.worker))) {
+      const holds = batch.filter((one) => one.worker === worker).map((one) => one.task)
+      yield* Effect.catch(broker.release(worker, holds), (error) =>
+        Effect.logWarning("claims not handed back; they are recovered later", error))
+    }
+    releases -= batch.length
+    if (releases === 0) released.openUnsafe()
+  }).pipe(Effect.forever)
+
+  const wakeUps = yield* broker.wakeUps
+  yield* Effect.forkScoped(Effect.forever(Effect.map(Queue.take(wakeUps), wake)))
+  yield* Effect.forkScoped(claimLoop)
+  yield* Effect.forkScoped(dueLoop)
+  yield* Effect.forkScoped(releaseLoop)
+
+  return {
+    claims,
+    runner,
+    /** Claims under this identity from now on; under none until there is a new one. */
+    identify: (worker: string | undefined) => {
+      identity = worker
+      if (worker === undefined) return
+      for (const slots of queues.values()) slots.call()
+      dueAt = 0
+      rearm.openUnsafe()
+      signal.openUnsafe()
+    },
+    /** Stops claiming, and succeeds once what a claim under way has brought is handed back. */
+    stop: Effect.suspend(() => {
+      identity = undefined
+      return Effect.andThen(quiet.await, released.await)
+    }),
+    /** Whether the worker serves the queue of this handler. */
+    add: (handler: Handler): boolean => {
+      const concurrency = options.queues === undefined ? options.concurrency : options.queues.get(handler.queue)
+      if (concurrency === undefined) return false
+      handlers.set(handler.name, handler)
+      let slots = queues.get(handler.queue)
+      if (slots === undefined) queues.set(handler.queue, slots = new QueueSlots(handler.queue, concurrency))
+      slots.names.add(handler.name)
+      slots.call()
+      dueAt = 0
+      rearm.openUnsafe()
+      signal.openUnsafe()
+      return true
+    },
+    has: (name: string) => handlers.has(name),
+    /** Stops claims for a name. Succeeds with what was held ready for it. */
+    remove: (handler: Handler): ReadonlyArray<ClaimedTask> => {
+      handlers.delete(handler.name)
+      const slots = queues.get(handler.queue)
+      slots?.names.delete(handler.name)
+      return slots?.drop((task) => task.name === handler.name) ?? []
+    },
+    /** Takes back everything that is held ready. */
+    drop: (): ReadonlyArray<ClaimedTask> => [...queues.values()].flatMap((slots) => slots.drop(() => true))
+  }
+})

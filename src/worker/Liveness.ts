@@ -1,0 +1,111 @@
+/**
+ * Keeps the worker believed alive, and makes it give up in time when it cannot be.
+ *
+ * The worker counts from the moment at which it sent the last heartbeat that succeeded, by its own monotonic clock. When
+ * the lease is about to pass without another, it interrupts its handlers before others may take its tasks, and comes
+ * back under a new identity.
+ */
+import * as SecureRandom from "effect/crypto/SecureRandom"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Latch from "effect/Latch"
+import * as Random from "effect/Random"
+import type { Broker, Hold, WorkerStart } from "../Broker.ts"
+import { backoff } from "./Completer.ts"
+
+/** The part of the lease that is left to interrupt handlers in. */
+const margin = 0.1
+
+export interface Options {
+  readonly heartbeatInterval: number
+  readonly lease: number
+  readonly describe: () => Omit<WorkerStart, "id" | "lease">
+  readonly running: () => ReadonlyArray<Hold>
+  /** The worker has this identity from now on. */
+  readonly onIdentity: (worker: string) => void
+  /** The identity cannot be proven alive any more: interrupt everything. Succeeds with the holds that are left. */
+  readonly onLost: Effect.Effect<ReadonlyArray<Hold>>
+}
+
+export const make = Effect.fnUntraced(function*(broker: Broker["Service"], options: Options, now: () => number) {
+  let identity = SecureRandom.uuidV7Unsafe()
+  let provenAt = now()
+  /** Recovery waits one lease after an outage: everybody gets the time to come back. */
+  let recoverFrom = Number.NEGATIVE_INFINITY
+  const lost = yield* Latch.make()
+
+  const register = (id: string) => {
+    const sentAt = now()
+    return Effect.map(broker.register({ ...options.describe(), id, lease: options.lease }), () => {
+      provenAt = sentAt
+    })
+  }
+
+  const beat = Effect.gen(function*() {
+    const sentAt = now()
+    const worker = identity
+    const result = yield* Effect.result(broker.heartbeat(worker, options.running()))
+    if (worker !== identity) return
+    if (result._tag === "Failure") {
+      recoverFrom = now() + options.lease
+      yield* Effect.logWarning("heartbeat failed", result.failure)
+    } else if (result.success) {
+      provenAt = sentAt
+    } else {
+      lost.openUnsafe()
+    }
+  })
+
+  const expiry = () => provenAt + options.lease * (1 - margin)
+
+  const watch = Effect.gen(function*() {
+    while (true) {
+      const wait = expiry() - now()
+      if (wait > 0) {
+        yield* Effect.raceFirst(Effect.sleep(Duration.millis(wait)), lost.await)
+        if (!lost.isOpen() && expiry() > now()) continue
+      }
+      const before = identity
+      yield* Effect.logWarning("lease lost: handlers are interrupted", { worker: before })
+      const holds = yield* options.onLost
+      identity = SecureRandom.uuidV7Unsafe()
+      for (let failures = 0;; failures++) {
+        const result = yield* Effect.result(register(identity))
+        if (result._tag === "Success") break
+        yield* Effect.sleep(yield* backoff(failures))
+      }
+      lost.closeUnsafe()
+      recoverFrom = now() + options.lease
+      // Holds that nobody has taken yet are handed back: an outage is not a loss.
+      yield* broker.release(before, holds).pipe(
+        Effect.andThen(broker.deregister(before)),
+        Effect.catch((error) => Effect.logWarning("claims not handed back; they are recovered later", error))
+      )
+      options.onIdentity(identity)
+    }
+  })
+
+  const recover = Effect.gen(function*() {
+    if (now() < recoverFrom) return
+    const recovered = yield* broker.recover
+    if (recovered.workers + recovered.released + recovered.failed > 0) {
+      yield* Effect.logWarning("tasks of lost workers recovered", recovered)
+    }
+  }).pipe(Effect.catch((error) => Effect.logWarning("recovery failed", error)))
+
+  const every = (effect: Effect.Effect<void>) =>
+    Effect.forever(Effect.andThen(
+      Effect.flatMap(Random.next, (random) =>
+        Effect.sleep(Duration.millis(options.heartbeatInterval * (0.8 + 0.2 * random)))),
+      effect
+    ))
+
+  yield* register(identity)
+  options.onIdentity(identity)
+  // Apart from each other: a heartbeat that hangs must not keep the watch from noticing.
+  yield* Effect.forkScoped(every(beat))
+  yield* Effect.forkScoped(watch)
+  yield* Effect.forkScoped(Effect.andThen(recover, every(recover)))
+
+  return { identity: () => identity }
+})

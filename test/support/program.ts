@@ -1,0 +1,61 @@
+/** Running one of our programs as a real process of its own. */
+import * as Effect from "effect/Effect"
+import { spawn } from "node:child_process"
+import { eventually } from "./eventually.ts"
+
+/** A started program. */
+export interface Program {
+  readonly pid: number
+  readonly output: () => string
+  /** Waits for the first whole line of its standard output. */
+  readonly firstLine: Effect.Effect<string>
+  /** Sends a signal to its whole process group, as a terminal does. */
+  readonly signalGroup: (signal: NodeJS.Signals) => Effect.Effect<void>
+  readonly ended: Effect.Effect<void>
+}
+
+/** Starts a TypeScript program under this Node; whatever is left of it is killed with the scope. */
+export const start = (
+  file: string,
+  options: { readonly args?: ReadonlyArray<string>; readonly env?: Readonly<Record<string, string>> } = {}
+) =>
+  Effect.acquireRelease(
+    Effect.sync((): Program => {
+      const child = spawn(process.execPath, [file, ...(options.args ?? [])], {
+        detached: true,
+        env: { ...process.env, ...options.env },
+        stdio: ["ignore", "pipe", "pipe"]
+      })
+      const pid = child.pid
+      if (pid === undefined) throw new Error(`cannot start ${file}`)
+      let output = ""
+      let errors = ""
+      let closed = false
+      child.stdout.setEncoding("utf8").on("data", (text) => (output += text))
+      child.stderr.setEncoding("utf8").on("data", (text) => (errors += text))
+      child.once("close", () => (closed = true))
+      return {
+        pid,
+        output: () => output,
+        firstLine: eventually(`a line from ${file}`, () => closed || output.includes("\n")).pipe(
+          Effect.andThen(Effect.suspend(() =>
+            output.includes("\n")
+              ? Effect.succeed(output.slice(0, output.indexOf("\n")))
+              : Effect.die(new Error(`${file} ended without a line\n${errors}`))
+          ))
+        ),
+        signalGroup: (signal) => Effect.sync(() => void process.kill(-pid, signal)),
+        ended: eventually(`the end of ${file}`, () => closed)
+      }
+    }),
+    ({ ended, pid }) => Effect.sync(() => isAlive(pid) && process.kill(-pid, "SIGKILL")).pipe(Effect.andThen(ended))
+  )
+
+/** Whether there is a process with this id. */
+export const isAlive = (pid: number): boolean => {
+  try {
+    return process.kill(pid, 0)
+  } catch {
+    return false
+  }
+}

@@ -1,0 +1,16 @@
+import { defineConfig } from "vitest/config"
+
+export default defineConfig({
+  // Examples import "effect-horsies/…" as a user does; here that means the sources.
+  resolve: { conditions: ["effect-horsies-source"] },
+  ssr: { resolve: { conditions: ["effect-horsies-source"] } },
+  test: {
+    include: ["test/**/*.test.ts", "examples/**/*.test.ts"],
+    globalSetup: ["test/support/globalSetup.ts"],
+    pool: "forks",
+    // Programs started by a test, and the processes they start, see the sources too.
+    execArgv: ["--conditions=effect-horsies-source"],
+    testTimeout: 20_000,
+    hookTimeout: 20_000
+  }
+})
