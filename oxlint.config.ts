@@ -54,9 +54,14 @@ export const arrows: ReadonlyArray<Arrow> = [
 
 const isModule = (name: string) => name.endsWith(".ts")
 
-/** Import paths inside `src`, as they are written in a module of `src` or in one of its rooms. */
-const pathsTo = (from: string, names: ReadonlyArray<string>) =>
-  names.map((name) => `${isModule(from) ? "./" : "../"}${name}${isModule(name) ? "" : "/**"}`)
+/** Where the modules that a row is about are, and how they write a path to the top of `src`. */
+const places = (of: string): ReadonlyArray<readonly [files: string, top: string]> =>
+  isModule(of)
+    ? [[`src/${of}`, "./"]]
+    : [[`src/${of}/*.ts`, "../"], [`src/${of}/*/*.ts`, "../../"]]
+
+const pathsTo = (top: string, names: ReadonlyArray<string>) =>
+  names.map((name) => `${top}${name}${isModule(name) ? "" : "/**"}`)
 
 const everywhere = [
   {
@@ -64,11 +69,14 @@ const everywhere = [
     message: "A barrel loads everything: import the one module, `import * as Effect from \"effect/Effect\"`."
   },
   { regex: "^effect-horsies(/|$)", message: "Inside src, import the module by its relative path." },
-  { regex: "\\.\\./(.*/)?src/", message: "Inside src, import the module by its shortest relative path." },
+  {
+    regex: "(^\\.|[^./])/\\.\\./|\\.\\./(.*/)?src/",
+    message: "Inside src, import the module by its shortest relative path."
+  },
   { regex: "^(node:)?timers(/|$)", message: "Time belongs to Effect: Effect.sleep, Schedule, Clock." }
 ]
 
-const imports = (arrow: Arrow) => (from: string): OxlintOverride => {
+const restrictions = (arrow: Arrow, of: string) => ([files, top]: readonly [string, string]): OxlintOverride => {
   const patterns: Array<{ regex: string; message: string } | { group: Array<string>; message: string }> = [
     ...everywhere
   ]
@@ -83,18 +91,18 @@ const imports = (arrow: Arrow) => (from: string): OxlintOverride => {
   }
   if (arrow.only !== undefined) {
     patterns.push({
-      group: [...pathsTo(from, ["**"]), ...pathsTo(from, arrow.only).map((path) => `!${path}`)],
-      message: `${from} may know only ${arrow.only.join(", ") || "itself"}: see the arrows in oxlint.config.ts.`
+      group: [`${top}**`, ...pathsTo(top, arrow.only).map((path) => `!${path}`)],
+      message: `${of} may know only ${arrow.only.join(", ") || "itself"}: see the arrows in oxlint.config.ts.`
     })
   }
   if (arrow.never !== undefined) {
     patterns.push({
-      group: pathsTo(from, arrow.never.filter((name) => name !== from)),
-      message: `${from} must not know this: see the arrows in oxlint.config.ts.`
+      group: pathsTo(top, arrow.never.filter((name) => name !== of)),
+      message: `${of} must not know this: see the arrows in oxlint.config.ts.`
     })
   }
   return {
-    files: [isModule(from) ? `src/${from}` : `src/${from}/**/*.ts`],
+    files: [files],
     rules: { "no-restricted-imports": ["error", { patterns }] }
   }
 }
@@ -102,7 +110,7 @@ const imports = (arrow: Arrow) => (from: string): OxlintOverride => {
 const timers = ["setTimeout", "setInterval", "setImmediate", "clearTimeout", "clearInterval", "clearImmediate"]
 
 export default defineConfig({
-  plugins: ["eslint", "typescript", "import", "node", "promise", "unicorn", "oxc", "vitest"],
+  plugins: ["eslint", "typescript", "import", "node", "unicorn", "oxc", "vitest"],
   categories: { correctness: "error", suspicious: "error", perf: "error" },
   ignorePatterns: ["dist", "**/node_modules"],
   rules: {
@@ -114,6 +122,8 @@ export default defineConfig({
     "no-underscore-dangle": "off",
     // A generator names what it yields after the thing itself, whatever the surrounding scope calls its own.
     "no-shadow": "off",
+    // Shared arrays are ReadonlyArray, which the compiler does not let anyone sort.
+    "unicorn/no-array-sort": "off",
     // The helper next to its only use reads better than at the top of the file.
     "unicorn/consistent-function-scoping": "off"
   },
@@ -137,6 +147,6 @@ export default defineConfig({
         "no-restricted-imports": ["error", { patterns: everywhere }]
       }
     },
-    ...arrows.flatMap((arrow) => arrow.of.map(imports(arrow)))
+    ...arrows.flatMap((arrow) => arrow.of.flatMap((of) => places(of).map(restrictions(arrow, of))))
   ]
 })

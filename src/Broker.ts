@@ -262,6 +262,10 @@ export class BrokerError extends Schema.TaggedError<BrokerError>()("BrokerError"
   get isRetryable(): boolean {
     return this.reason.isRetryable
   }
+  /** What a log line says of it, beside its fixed text. */
+  get annotations(): Readonly<Record<string, unknown>> {
+    return { reason: this.reason._tag, error: this.reason.message }
+  }
 }
 
 /** There is no task with this id: it was never sent, its transaction was rolled back, or it is no longer kept. */

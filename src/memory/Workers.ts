@@ -10,12 +10,10 @@ interface Lease {
 export class Workers {
   private readonly leases = new Map<string, Lease>()
 
-  has(id: string): boolean {
-    return this.leases.has(id)
-  }
-
-  register(worker: WorkerStart, now: number) {
-    this.leases.set(worker.id, { lease: worker.lease, beatAt: now, dead: false })
+  /** Once more, as after an answer that was lost, is a heartbeat. */
+  register({ id, lease }: WorkerStart, now: number) {
+    if (this.leases.has(id)) this.renew(id, now)
+    else this.leases.set(id, { lease, beatAt: now, dead: false })
   }
 
   /** Known and not declared dead. One whose lease has passed is alive until somebody finds out. */

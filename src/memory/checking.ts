@@ -1,6 +1,6 @@
 /** What a broker refuses, although the types allow it. Each check gives the reason, or nothing. */
 import * as Option from "effect/Option"
-import { type EndedAttempt, highestPriority, lowestPriority, type NewTask, type WorkerStart } from "../Broker.ts"
+import { type EndedAttempt, highestPriority, lowestPriority, type NewTask } from "../Broker.ts"
 import type { Store } from "./Store.ts"
 
 export const refusedTasks = (store: Store, tasks: ReadonlyArray<NewTask>): string | undefined => {
@@ -20,9 +20,6 @@ export const refusedAttempts = (attempts: ReadonlyArray<EndedAttempt>): string |
   const bad = attempts.find(({ end }) => !isJson(end._tag === "Completed" ? end.value : end.failure.value))
   return bad === undefined ? undefined : `the result of task ${bad.id} is no JSON text`
 }
-
-export const refusedWorker = (store: Store, worker: WorkerStart): string | undefined =>
-  store.workers.has(worker.id) ? `there is already a worker ${worker.id}` : undefined
 
 const parse = Option.liftThrowable(JSON.parse)
 

@@ -1,26 +1,30 @@
 /** Claiming tasks, and recording ended attempts, alone or both in one statement. */
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
-import type { Broker, BrokerError, ClaimedTask, EndedAttempt, Want } from "../Broker.ts"
+import type { BrokerError, ClaimedTask, EndedAttempt, Want } from "../Broker.ts"
 import { type Database, floats, integers, type Row, texts, uuid, uuids } from "./Database.ts"
 import { LowWater } from "./lowWater.ts"
+import type { Announcement } from "./wakeUps.ts"
 
-const claimed = "id, fence, name, queue, payload, priority, attempt, losses, due_at, waited"
+const claimed = "id, queue, priority, fence, name, payload, attempt, losses, due_at, waited"
 
 const claimStatement = (schema: string) => `
 select ${claimed}
 from ${schema}.horsies_claim($1, $2, $3, $4, $5, $6, $7, $8, $9)`
 
+/** What was recorded; of retried tasks also where they wait again. */
 const finishStatement = (schema: string) => `
-select id from ${schema}.horsies_finish($1, $2, $3, $4, $5, $6) as id
+select id, null::text as queue, null::smallint as priority
+from ${schema}.horsies_finish($1, $2, $3, $4, $5, $6) as id
 union all
-select id from ${schema}.horsies_retry($1, $7, $8, $9, $10, $11, $12) as id`
+select id, queue, priority
+from ${schema}.horsies_retry($1, $7, $8, $9, $10, $11, $12)`
 
 /** The functions run in the order of the statement; each sees what the ones before it did. */
 const finishAndClaimStatement = (schema: string) => `
-select id, null::int as fence, null as name, null as queue, null as payload, null::smallint as priority,
+select id, queue, priority, null::int as fence, null as name, null as payload,
   null::int as attempt, null::smallint as losses, null::float8 as due_at, null::float8 as waited
-from (${finishStatement(schema)}) finished
+from (${finishStatement(schema)}) recorded
 union all
 select ${claimed}
 from ${schema}.horsies_claim($1, $13, $14, $15, $16, $17, $18, $19, $20)`
@@ -31,16 +35,19 @@ interface Claimed extends ClaimedTask {
 
 const claimedTask = (row: Row): Claimed => ({
   id: row[0] as string,
-  fence: row[1] as number,
-  name: row[2] as string,
-  queue: row[3] as string,
-  payload: row[4] as string,
-  priority: row[5] as number,
+  queue: row[1] as string,
+  priority: row[2] as number,
+  fence: row[3] as number,
+  name: row[4] as string,
+  payload: row[5] as string,
   attempt: row[6] as number,
   losses: row[7] as number,
   dueAt: row[8] as number,
   waited: row[9] as number
 })
+
+/** Rows of a claim have a fence, rows of what was recorded have none. */
+const isClaimed = (row: Row) => row[3] !== null
 
 /** Rows come back in no order. */
 const byUrgency = (a: Claimed, b: Claimed) =>
@@ -90,7 +97,7 @@ export const make = (database: Database) => {
       floats(lanes.map((lane) => lane.fromDueAt)),
       integers(lanes.map((lane) => lane.toPriority))
     ])
-    const tasks = rows.filter((row) => row[1] !== null).map(claimedTask).sort(byUrgency)
+    const tasks = rows.filter(isClaimed).map(claimedTask).sort(byUrgency)
     lowWater.learn(wants, tasks, now)
     if (tasks.length > 0 || !marked) return { tasks, rows }
     lowWater.forget()
@@ -107,19 +114,29 @@ export const make = (database: Database) => {
       ({ tasks }) => tasks
     )
 
-  const finish: Broker["Service"]["finish"] = Effect.fnUntraced(function*(worker, attempts, wants) {
+  /** Records attempts and claims. Succeeds also with where retried tasks wait again, and for how long. */
+  const finish = Effect.fnUntraced(function*(
+    worker: string,
+    attempts: ReadonlyArray<EndedAttempt>,
+    wants: ReadonlyArray<Want>
+  ) {
     const finishing = [uuid(worker), ...attemptParameters(attempts)]
-    const idsOf = (rows: ReadonlyArray<Row>) =>
-      new Set(rows.filter((row) => row.length === 1 || row[1] === null).map((row) => row[0] as string))
-    if (wants.length === 0) {
-      return { accepted: idsOf(yield* database.run(finishSql, finishing)), claimed: [] }
+    const { rows, tasks } = wants.length === 0
+      ? { rows: yield* database.run(finishSql, finishing), tasks: [] }
+      : yield* claimWith(worker, wants, (parameters) => database.run(finishAndClaimSql, [...finishing, ...parameters]))
+    const recorded = wants.length === 0 ? rows : rows.filter((row) => !isClaimed(row))
+    const again = new Map<string, Announcement>()
+    for (const [id, queue, priority] of recorded) {
+      if (queue !== null) again.set(id as string, { queue: queue as string, priority: priority as number, dueIn: 0 })
     }
-    const { rows, tasks } = yield* claimWith(
-      worker,
-      wants,
-      (parameters) => database.run(finishAndClaimSql, [...finishing, ...parameters])
-    )
-    return { accepted: idsOf(rows), claimed: tasks }
+    return {
+      accepted: new Set(recorded.map((row) => row[0] as string)),
+      claimed: tasks as ReadonlyArray<ClaimedTask>,
+      again: attempts.flatMap(({ end, id }) => {
+        const announcement = again.get(id)
+        return announcement === undefined || end._tag !== "Retry" ? [] : [{ ...announcement, dueIn: end.delay }]
+      })
+    }
   })
 
   return { claim, finish, lowWater }

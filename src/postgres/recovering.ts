@@ -9,9 +9,11 @@ const batchSize = 1000
 /** How long the rows of dead workers are kept. */
 const keepDead = "1 day"
 
+/** Once more, as after an answer that was lost, is a heartbeat. horsies_heartbeats_pkey */
 const registerStatement = (schema: string) => `
-insert into ${schema}.horsies_heartbeats (worker, started_at, beat_at, lease, host, pid, queues)
-values ($1, ${schema}.horsies_now(), ${schema}.horsies_now(), $2 * interval '1 millisecond', $3, $4, $5)`
+insert into ${schema}.horsies_heartbeats as h (worker, started_at, beat_at, lease, host, pid, queues)
+values ($1, ${schema}.horsies_now(), ${schema}.horsies_now(), $2 * interval '1 millisecond', $3, $4, $5)
+on conflict (worker) do update set beat_at = excluded.beat_at where h.died_at is null`
 
 /** A heartbeat need not wait for the disk. horsies_heartbeats_pkey */
 const heartbeatStatement = (schema: string) => `

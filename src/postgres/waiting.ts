@@ -106,7 +106,7 @@ export const make = Effect.fnUntraced(function*(
     Effect.flatMap((ids) =>
       Effect.catch(lookAt(ids), (error) =>
         error.isRetryable
-          ? Effect.logDebug("look for results failed", error)
+          ? Effect.annotateLogs(Effect.logDebug("look for results failed"), error.annotations)
           : Effect.sync(() => ids.forEach((id) => answer(id, Effect.fail(error)))))
     ),
     Effect.forever,
@@ -117,7 +117,7 @@ export const make = Effect.fnUntraced(function*(
     const ids = yield* Queue.takeBetween(ended, 1, mostIds)
     yield* Effect.catch(
       database.run(tell, [uuids(ids), text(channel)]),
-      (error) => Effect.logDebug("waiters not told", error)
+      (error) => Effect.annotateLogs(Effect.logDebug("waiters not told"), error.annotations)
     )
   }).pipe(Effect.forever, Effect.forkScoped)
 

@@ -86,7 +86,7 @@ export const make = Effect.fnUntraced(function*(
       // One that is lost is made good by the poll of the workers.
       yield* Effect.catch(
         database.run(notify, [text(channel), text(message)]),
-        (error) => Effect.logDebug("wake-up not sent", error)
+        (error) => Effect.annotateLogs(Effect.logDebug("wake-up not sent"), error.annotations)
       )
     }
     yield* Effect.sleep(window)

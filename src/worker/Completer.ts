@@ -57,7 +57,11 @@ export const make = Effect.fnUntraced(function*(
       if (result._tag === "Success") {
         if (wants.length > 0) claims.end(worker, result.success.claimed)
         const refused = batch.length - result.success.accepted.size
-        if (refused > 0) yield* Effect.logWarning("attempts not recorded: their claims were taken away", { refused })
+        if (refused > 0) {
+          yield* Effect.annotateLogs(Effect.logWarning("attempts not recorded: their claims were taken away"), {
+            refused
+          })
+        }
         return
       }
       if (wants.length > 0) claims.abort()
@@ -66,11 +70,24 @@ export const make = Effect.fnUntraced(function*(
         yield* Effect.forEach(batch, (one) => record(worker, [one]), { discard: true })
         return
       }
-      if (!result.failure.isRetryable) {
-        yield* Effect.logError("attempt not recorded; it runs again when the claim is recovered", result.failure)
+      const [first] = batch
+      if (!result.failure.isRetryable && first?.end._tag === "Completed") {
+        // What the handler succeeded with cannot be stored, and its caller has to know.
+        const value = JSON.stringify(`the result cannot be stored: ${result.failure.message}`)
+        yield* record(worker, [{ ...first, end: { _tag: "Failed", failure: { kind: "Defect", value } } }])
         return
       }
-      yield* Effect.logWarning("attempts not recorded yet", result.failure)
+      if (!result.failure.isRetryable) {
+        yield* Effect.annotateLogs(
+          Effect.logError("attempt not recorded: its task stays claimed until this worker ends"),
+          {
+            ...result.failure.annotations,
+            task: first?.id
+          }
+        )
+        return
+      }
+      yield* Effect.annotateLogs(Effect.logWarning("attempts not recorded yet"), result.failure.annotations)
       yield* Effect.sleep(yield* backoff(failures))
     }
   })

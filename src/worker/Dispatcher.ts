@@ -10,6 +10,7 @@ import * as Random from "effect/Random"
 import type { Broker, ClaimedTask, WakeUp, Want } from "../Broker.ts"
 import type { Handler } from "../Task.ts"
 import { backoff, type Claims, type Ended } from "./Completer.ts"
+import { notHandedBack } from "./messages.ts"
 import { QueueSlots } from "./QueueSlots.ts"
 import * as Runner from "./Runner.ts"
 
@@ -29,8 +30,8 @@ export interface Options {
 /** What a claim under way wants from one queue, and the calls that the queue had heard before. */
 interface Wanted {
   readonly slots: QueueSlots
+  readonly want: Want
   readonly calls: number
-  readonly count: number
 }
 
 export const make = Effect.fnUntraced(function*(
@@ -104,7 +105,7 @@ export const make = Effect.fnUntraced(function*(
       const next = slots.want(at)
       if (next === undefined) continue
       wants.push(next.want)
-      wanted.push({ slots, calls: next.calls, count: next.want.slots + next.want.ahead })
+      wanted.push({ slots, ...next })
     }
     if (wants.length > 0) {
       claiming = wanted
@@ -126,16 +127,14 @@ export const make = Effect.fnUntraced(function*(
       return over()
     }
     const at = now()
-    const counts = new Map<string, number>()
-    for (const task of claimed) {
-      counts.set(task.queue, (counts.get(task.queue) ?? 0) + 1)
-      queues.get(task.queue)?.hold({ task, worker, claimedAt: at })
-    }
-    for (const { calls, count, slots } of claiming ?? []) {
-      if ((counts.get(slots.queue) ?? 0) < count) slots.exhausted(calls)
+    const wanted = claiming ?? []
+    for (const { calls, slots, want } of wanted) {
+      const tasks = wanted.length === 1 ? claimed : claimed.filter((task) => task.queue === slots.queue)
+      for (const task of tasks) slots.hold({ task, worker, claimedAt: at })
+      slots.claimed(want, calls, tasks)
     }
     over()
-    for (const queue of counts.keys()) start(queues.get(queue)!)
+    for (const { slots } of wanted) start(slots)
   }
 
   const claims: Claims = { begin, end, abort: over, call: () => signal.openUnsafe() }
@@ -171,7 +170,7 @@ export const make = Effect.fnUntraced(function*(
         failures = 0
         end(worker, result.success)
       } else {
-        yield* Effect.logWarning("claim failed", result.failure)
+        yield* Effect.annotateLogs(Effect.logWarning("claim failed"), result.failure.annotations)
         yield* Effect.sleep(yield* backoff(failures++))
         over()
       }
@@ -201,7 +200,7 @@ export const make = Effect.fnUntraced(function*(
         for (const slots of queues.values()) slots.call()
         signal.openUnsafe()
       } else {
-        yield* Effect.logWarning("look for due tasks failed", next.failure)
+        yield* Effect.annotateLogs(Effect.logWarning("look for due tasks failed"), next.failure.annotations)
       }
     }
   })
@@ -210,8 +209,10 @@ export const make = Effect.fnUntraced(function*(
     const batch = yield* Queue.takeBetween(toRelease, 1, 1000)
     for (const worker of new Set(batch.map((one) => one.worker))) {
       const holds = batch.filter((one) => one.worker === worker).map((one) => one.task)
-      yield* Effect.catch(broker.release(worker, holds), (error) =>
-        Effect.logWarning("claims not handed back; they are recovered later", error))
+      yield* Effect.catch(
+        broker.release(worker, holds),
+        (error) => Effect.annotateLogs(Effect.logWarning(notHandedBack), error.annotations)
+      )
     }
     releases -= batch.length
     if (releases === 0) released.openUnsafe()

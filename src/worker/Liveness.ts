@@ -12,6 +12,7 @@ import * as Latch from "effect/Latch"
 import * as Random from "effect/Random"
 import type { Broker, Hold, WorkerStart } from "../Broker.ts"
 import { backoff } from "./Completer.ts"
+import { notHandedBack } from "./messages.ts"
 
 /** The part of the lease that is left to interrupt handlers in. */
 const margin = 0.1
@@ -23,6 +24,8 @@ export interface Options {
   readonly running: () => ReadonlyArray<Hold>
   /** The worker has this identity from now on. */
   readonly onIdentity: (worker: string) => void
+  /** Waits until everything that has ended is recorded. */
+  readonly flushed: Effect.Effect<void>
   /** The identity cannot be proven alive any more: interrupt everything. Succeeds with the holds that are left. */
   readonly onLost: Effect.Effect<ReadonlyArray<Hold>>
 }
@@ -48,7 +51,7 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
     if (worker !== identity) return
     if (result._tag === "Failure") {
       recoverFrom = now() + options.lease
-      yield* Effect.logWarning("heartbeat failed", result.failure)
+      yield* Effect.annotateLogs(Effect.logWarning("heartbeat failed"), result.failure.annotations)
     } else if (result.success) {
       provenAt = sentAt
     } else {
@@ -66,7 +69,7 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
         if (!lost.isOpen() && expiry() > now()) continue
       }
       const before = identity
-      yield* Effect.logWarning("lease lost: handlers are interrupted", { worker: before })
+      yield* Effect.annotateLogs(Effect.logWarning("lease lost: handlers are interrupted"), { worker: before })
       const holds = yield* options.onLost
       identity = SecureRandom.uuidV7Unsafe()
       for (let failures = 0;; failures++) {
@@ -77,9 +80,11 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
       lost.closeUnsafe()
       recoverFrom = now() + options.lease
       // Holds that nobody has taken yet are handed back: an outage is not a loss.
+      // The old identity is forgotten only when what ended under it is recorded: holds of the unknown count as lost.
       yield* broker.release(before, holds).pipe(
+        Effect.andThen(options.flushed),
         Effect.andThen(broker.deregister(before)),
-        Effect.catch((error) => Effect.logWarning("claims not handed back; they are recovered later", error))
+        Effect.catch((error) => Effect.annotateLogs(Effect.logWarning(notHandedBack), error.annotations))
       )
       options.onIdentity(identity)
     }
@@ -89,9 +94,9 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
     if (now() < recoverFrom) return
     const recovered = yield* broker.recover
     if (recovered.workers + recovered.released + recovered.failed > 0) {
-      yield* Effect.logWarning("tasks of lost workers recovered", recovered)
+      yield* Effect.annotateLogs(Effect.logWarning("tasks of lost workers recovered"), { ...recovered })
     }
-  }).pipe(Effect.catch((error) => Effect.logWarning("recovery failed", error)))
+  }).pipe(Effect.catch((error) => Effect.annotateLogs(Effect.logWarning("recovery failed"), error.annotations)))
 
   const every = (effect: Effect.Effect<void>) =>
     Effect.forever(Effect.andThen(

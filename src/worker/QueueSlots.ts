@@ -25,6 +25,8 @@ export class QueueSlots {
   private next = 0
   /** Whether there may be something to claim. */
   private hungry = true
+  /** Whether there may be something to claim ahead. */
+  private hungryAhead = true
   /** Raised whenever something may have come, so that a claim under way does not overlook it. */
   private calls = 0
   /** Tasks per millisecond while any is running; smoothed. */
@@ -41,6 +43,7 @@ export class QueueSlots {
   /** There may be something to claim. */
   call() {
     this.hungry = true
+    this.hungryAhead = true
     this.calls++
   }
 
@@ -54,15 +57,20 @@ export class QueueSlots {
     const slots = Math.max(0, this.concurrency - held)
     const target = this.target(now)
     const ahead = Math.max(0, this.concurrency + target - held - slots)
-    if (slots === 0 && ahead * 2 <= target) return undefined
+    if (slots === 0 && (!this.hungryAhead || ahead * 2 <= target)) return undefined
     return slots + ahead === 0
       ? undefined
       : { want: { queue: this.queue, names: [...this.names], slots, ahead }, calls: this.calls }
   }
 
-  /** A claim has come back with fewer tasks than it wanted: there is nothing left, unless something has called since. */
-  exhausted(calls: number) {
-    if (calls === this.calls) this.hungry = false
+  /**
+   * Learns from a claim whether anything is left, unless something has called since. Tasks that were lost before go into
+   * slots only: a claim whose slots they filled, or that had none, has not seen the end of them.
+   */
+  claimed(want: Want, calls: number, tasks: ReadonlyArray<ClaimedTask>) {
+    if (calls !== this.calls || tasks.length >= want.slots + want.ahead) return
+    this.hungryAhead = false
+    if (tasks.filter((task) => task.losses > 0).length < want.slots) this.hungry = false
   }
 
   hold(task: ReadyTask) {

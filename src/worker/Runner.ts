@@ -14,14 +14,18 @@ export interface Run {
   /** The identity of the worker under which the task was claimed. */
   readonly worker: string
   readonly startedAt: number
-  readonly fiber: Fiber.Fiber<AttemptEnd> | undefined
+}
+
+interface Running extends Run {
+  fiber: Fiber.Fiber<AttemptEnd> | undefined
+  interrupted: boolean
 }
 
 /** Told when a run is over: with how it ended, or without when it was interrupted. */
 export type OnEnd = (run: Run, end: AttemptEnd | undefined) => void
 
 export const make = Effect.fnUntraced(function*(onEnd: OnEnd) {
-  const runs = new Map<string, Run>()
+  const runs = new Map<string, Running>()
   const changed = yield* Latch.make()
   const context = yield* Effect.context<never>()
   const fork = Effect.runForkWith(context)
@@ -53,20 +57,26 @@ export const make = Effect.fnUntraced(function*(onEnd: OnEnd) {
 
   return {
     start: (handler: Handler, task: ClaimedTask, worker: string, startedAt: number, waited: number) => {
-      const fiber = fork(observe(task, worker, handler.run(task, waited)))
-      const run: Run = { task, worker, startedAt, fiber }
+      // Known before it runs: its first steps may already set off a shutdown that waits for it.
+      const run: Running = { task, worker, startedAt, fiber: undefined, interrupted: false }
       runs.set(task.id, run)
-      fiber.addObserver((exit) => {
+      run.fiber = fork(observe(task, worker, handler.run(task, waited)))
+      if (run.interrupted) run.fiber.interruptUnsafe()
+      run.fiber.addObserver((exit) => {
         // A task that was taken away and claimed again may be running here twice: forget only this run.
         if (runs.get(task.id) === run) runs.delete(task.id)
-        changed.openUnsafe()
         onEnd(run, Exit.isSuccess(exit) ? exit.value : undefined)
+        changed.openUnsafe()
       })
     },
     running: (): Iterable<Run> => runs.values(),
     /** Interrupts runs without waiting for them. */
     interrupt: (which: (run: Run) => boolean) => {
-      for (const run of runs.values()) if (which(run)) run.fiber?.interruptUnsafe()
+      for (const run of runs.values()) {
+        if (!which(run)) continue
+        run.interrupted = true
+        run.fiber?.interruptUnsafe()
+      }
     },
     /** Waits until no such run is left. */
     awaitNone: (which: (run: Run) => boolean): Effect.Effect<void> =>

@@ -47,7 +47,7 @@ const program = Effect.gen(function*() {
     owner: statSync(data).uid,
     one: row?.one ?? 0
   })
-  if (!process.argv.includes("once")) yield* Effect.never
+  return yield* process.argv.includes("once") ? Effect.void : Effect.never
 })
 
 NodeRuntime.runMain(program.pipe(

@@ -1,6 +1,7 @@
 /** Running one of our programs as a real process of its own. */
 import * as Effect from "effect/Effect"
 import { spawn } from "node:child_process"
+import { readFileSync } from "node:fs"
 import { eventually } from "./eventually.ts"
 
 /** A started program. */
@@ -51,10 +52,14 @@ export const start = (
     ({ ended, pid }) => Effect.sync(() => isAlive(pid) && process.kill(-pid, "SIGKILL")).pipe(Effect.andThen(ended))
   )
 
-/** Whether there is a process with this id. */
+/**
+ * Whether a process with this id runs. One that has ended and only waits for its parent to look does not: some systems
+ * take seconds to bury an orphan.
+ */
 export const isAlive = (pid: number): boolean => {
   try {
-    return process.kill(pid, 0)
+    process.kill(pid, 0)
+    return process.platform !== "linux" || !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"))
   } catch {
     return false
   }

@@ -330,9 +330,10 @@ const retry = (schema: string) =>
   `create function ${schema}.horsies_retry(
   p_worker uuid, p_ids uuid[], p_fences integer[], p_elapsed float8[], p_failures text[], p_errors text[],
   p_delays float8[]
-) returns setof uuid
+) returns table (id uuid, queue text, priority smallint)
 language plpgsql${certainPlans}
 as $$
+#variable_conflict use_column
 declare
   v_now timestamptz := ${schema}.horsies_now();
 begin
@@ -349,7 +350,7 @@ begin
   from unnest(p_ids, p_fences, p_elapsed, p_failures, p_errors, p_delays)
     as f (id, fence, elapsed, failure, error, delay)
   where t.id = f.id and t.fence = f.fence and t.worker = p_worker
-  returning t.id;
+  returning t.id, t.queue::text, t.priority;
 end
 $$`
 

@@ -1,0 +1,10 @@
+import * as Layer from "effect/Layer"
+import * as PostgresBroker from "../../src/PostgresBroker.ts"
+import { brokerContract } from "./brokerContract.ts"
+import * as PostgresHarness from "./postgresHarness.ts"
+
+brokerContract(
+  "PostgresBroker",
+  PostgresBroker.layer.pipe(Layer.provideMerge(PostgresHarness.layer)),
+  { excludeTestServices: true }
+)

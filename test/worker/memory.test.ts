@@ -1,0 +1,4 @@
+import * as MemoryBroker from "../../src/MemoryBroker.ts"
+import { workerBehaviour } from "./behaviour.ts"
+
+workerBehaviour("the broker in memory", MemoryBroker.layer)

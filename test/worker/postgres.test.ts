@@ -1,0 +1,4 @@
+import * as TestBroker from "../support/TestBroker.ts"
+import { workerBehaviour } from "./behaviour.ts"
+
+workerBehaviour("PostgreSQL", TestBroker.layer)
