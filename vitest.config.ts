@@ -8,8 +8,6 @@ export default defineConfig({
     include: ["test/**/*.test.ts", "examples/**/*.test.ts"],
     globalSetup: ["test/support/globalSetup.ts"],
     pool: "forks",
-    // Programs started by a test, and the processes they start, see the sources too.
-    execArgv: ["--conditions=effect-horsies-source"],
     testTimeout: 20_000,
     hookTimeout: 20_000
   }

@@ -15,6 +15,9 @@ export interface Program {
   readonly ended: Effect.Effect<void>
 }
 
+/** What makes "effect-horsies/…" mean the sources rather than a build that may be missing or old. */
+const sources = "--conditions=effect-horsies-source"
+
 /** Starts a TypeScript program under this Node; whatever is left of it is killed with the scope. */
 export const start = (
   file: string,
@@ -22,7 +25,7 @@ export const start = (
 ) =>
   Effect.acquireRelease(
     Effect.sync((): Program => {
-      const child = spawn(process.execPath, [file, ...(options.args ?? [])], {
+      const child = spawn(process.execPath, [sources, file, ...(options.args ?? [])], {
         detached: true,
         env: { ...process.env, ...options.env },
         stdio: ["ignore", "pipe", "pipe"]
