@@ -230,8 +230,19 @@ export class SchemaMismatch extends Schema.TaggedError<SchemaMismatch>()("Schema
   readonly isRetryable = false
 }
 
+/** The settings do not allow what was asked for. */
+export class Misconfigured extends Schema.TaggedError<Misconfigured>()("Misconfigured", {
+  /** The setting to change. */
+  field: Schema.String,
+  /** Stable, for programs. */
+  code: Schema.String,
+  message: Schema.String
+}) {
+  readonly isRetryable = false
+}
+
 /** What went wrong in a broker. */
-export type BrokerErrorReason = Unavailable | Overloaded | Conflict | Refused | SchemaMismatch
+export type BrokerErrorReason = Unavailable | Overloaded | Conflict | Refused | SchemaMismatch | Misconfigured
 
 /**
  * The one error of a broker. Its `reason` tells what went wrong, `isRetryable` whether trying again can help.
@@ -253,7 +264,7 @@ export type BrokerErrorReason = Unavailable | Overloaded | Conflict | Refused | 
  * ```
  */
 export class BrokerError extends Schema.TaggedError<BrokerError>()("BrokerError", {
-  reason: Schema.Union([Unavailable, Overloaded, Conflict, Refused, SchemaMismatch])
+  reason: Schema.Union([Unavailable, Overloaded, Conflict, Refused, SchemaMismatch, Misconfigured])
 }) {
   override get message(): string {
     return `${this.reason._tag}: ${this.reason.message}`

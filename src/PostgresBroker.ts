@@ -20,18 +20,18 @@
  * ```
  */
 import type { PgClient } from "@effect/sql-pg/PgClient"
-import type * as Config from "effect/Config"
 import * as Context from "effect/Context"
 import * as SecureRandom from "effect/crypto/SecureRandom"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { SqlClient } from "effect/sql/SqlClient"
 import * as Stream from "effect/Stream"
-import { Broker, type BrokerError, type Outcome } from "./Broker.ts"
+import { Broker, BrokerError, Misconfigured, type Outcome } from "./Broker.ts"
 import * as PooledSql from "./connection/PooledSql.ts"
 import { SessionListener } from "./connection/SessionListener.ts"
+import { SessionSql } from "./connection/SessionSql.ts"
 import * as Claiming from "./postgres/claiming.ts"
-import { fromClient } from "./postgres/Database.ts"
+import { type Database, fromClient } from "./postgres/Database.ts"
 import * as Finding from "./postgres/finding.ts"
 import * as Recovering from "./postgres/recovering.ts"
 import * as Sending from "./postgres/sending.ts"
@@ -40,15 +40,21 @@ import * as WakeUps from "./postgres/wakeUps.ts"
 import * as PostgresConfig from "./PostgresConfig.ts"
 import * as SchemaInitializer from "./schema/SchemaInitializer.ts"
 
-const make = Effect.fnUntraced(function*(schema: string, listener: SessionListener["Service"] | undefined) {
-  const client = yield* SqlClient
-  const database = fromClient(client, schema)
+const make = Effect.fnUntraced(function*(options: {
+  readonly database: Database
+  readonly session: Database
+  readonly listener: SessionListener["Service"]
+  readonly noWorker: BrokerError | undefined
+}) {
+  const { database, listener, noWorker, session } = options
   const self = SecureRandom.uuidV4Unsafe()
   const wakeUps = yield* WakeUps.make(database, self, listener)
   const waiting = yield* Waiting.make(database, self, listener)
   const send = yield* Sending.make(database, wakeUps)
   const { claim, finish, lowWater } = Claiming.make(database)
   const recovering = Recovering.make(database, {
+    session,
+    noWorker,
     ready: wakeUps.announceAll,
     failed: (ids) => waiting.ended(ids.map((id) => [id, undefined]))
   })
@@ -85,29 +91,63 @@ const make = Effect.fnUntraced(function*(schema: string, listener: SessionListen
   })
 })
 
-/** The broker over its own connections. The pool is provided too, as the `SqlClient` whose transactions `send` joins. */
-export const layer: Layer.Layer<
-  Broker | SqlClient | PgClient,
+/** A worker has to hear of wake-ups, and beats on a session of its own. */
+const sessionMissing = new BrokerError({
+  reason: new Misconfigured({
+    field: "sessionDatabaseUrl",
+    code: "SESSION_URL_REQUIRED",
+    message:
+      "a worker needs a session, and databaseUrl is a transaction pool; set sessionDatabaseUrl to the server itself"
+  })
+})
+
+const layerOver = (
+  pool: typeof PooledSql.layer
+): Layer.Layer<
+  Broker | SqlClient | PgClient | PooledSql.PoolStats | SessionListener,
   BrokerError,
   PostgresConfig.PostgresConfig
-> = Layer.effect(
-  Broker,
-  Effect.gen(function*() {
-    const config = yield* PostgresConfig.PostgresConfig
-    yield* SchemaInitializer.initialize(config)
-    const listener = yield* SessionListener
-    return yield* make(config.schema, listener)
-  })
-).pipe(
-  Layer.provide(SessionListener.layer),
-  Layer.provideMerge(PooledSql.layer)
-)
+> =>
+  Layer.effect(
+    Broker,
+    Effect.gen(function*() {
+      const config = yield* PostgresConfig.PostgresConfig
+      const client = yield* SqlClient
+      const listener = yield* SessionListener
+      const session = (yield* SessionSql).client
+      yield* SchemaInitializer.initialize({
+        schema: config.schema,
+        // A transaction pool is no place for migrations: there the schema has to be there.
+        migrate: config.migrate && session !== undefined
+      }).pipe(Effect.provideService(SqlClient, session ?? client))
+      const deadline = config.statementTimeout ?? config.deadPeerBound
+      return yield* make({
+        database: fromClient(client, config.schema, deadline),
+        session: fromClient(session ?? client, config.schema, deadline),
+        listener,
+        noWorker: session === undefined ? sessionMissing : undefined
+      })
+    })
+  ).pipe(
+    Layer.provideMerge(SessionListener.layer),
+    Layer.provide(SessionSql.layer),
+    Layer.provideMerge(pool)
+  )
+
+/**
+ * The broker over its own connections: the general pool, and the session. The pool is provided too, as the `SqlClient`
+ * whose transactions `send` joins.
+ */
+export const layer = layerOver(PooledSql.layer)
 
 /** `layer` with its settings from the environment: `HORSIES_DATABASE_URL` or `DATABASE_URL`, see `PostgresConfig`. */
-export const layerConfig: Layer.Layer<
-  Broker | SqlClient | PgClient,
-  BrokerError | PostgresConfig.PostgresConfigError | Config.ConfigError
-> = Layer.provide(layer, PostgresConfig.layerConfig)
+export const layerConfig = Layer.provide(layer, PostgresConfig.layerConfig)
+
+/** `layer` for a process that does nothing but run tasks: its pool has the sizes of a worker's. */
+export const layerWorker = layerOver(PooledSql.layerWorker)
+
+/** `layerWorker` with its settings from the environment. */
+export const layerWorkerConfig = Layer.provide(layerWorker, PostgresConfig.layerConfig)
 
 /** Options of `layerSqlClient`. */
 export interface SqlClientOptions {
@@ -146,13 +186,19 @@ export const layerSqlClient = (
     Broker,
     Effect.gen(function*() {
       const schema = yield* PostgresConfig.schemaName(options.schema)
+      const client = yield* SqlClient
       yield* SchemaInitializer.initialize({ schema, migrate: options.migrate ?? true })
-      if (options.session === undefined) {
-        return yield* make(schema, undefined)
-      }
       const session = yield* Layer.build(
-        Layer.provide(SessionListener.layer, PostgresConfig.layer(options.session))
+        options.session === undefined
+          ? SessionListener.layerSilent
+          : Layer.provide(SessionListener.layer, PostgresConfig.layer(options.session))
       )
-      return yield* make(schema, Context.get(session, SessionListener))
+      const database = fromClient(client, schema)
+      return yield* make({
+        database,
+        session: database,
+        listener: Context.get(session, SessionListener),
+        noWorker: undefined
+      })
     })
   )

@@ -6,7 +6,6 @@
  * environment means seconds. All problems are reported together, and no message ever contains a password.
  */
 import * as Config from "effect/Config"
-import * as ConfigProvider from "effect/ConfigProvider"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -19,31 +18,76 @@ import * as PostgresUrl from "./PostgresUrl.ts"
 
 /** The settings, as an operator gives them. Only `databaseUrl` is required. */
 export interface Options {
-  /** `postgresql://user:password@host:5432/database`; also `postgres://` and driver-suffixed schemes. */
+  /** `postgresql://user:password@host:5432/database`; also `postgres://` and driver-suffixed schemes. For ordinary statements. */
   readonly databaseUrl: Redacted.Redacted<string>
   /** A direct, session-capable URL for schema set-up and LISTEN. Default: `databaseUrl`. */
   readonly sessionDatabaseUrl?: Redacted.Redacted<string> | undefined
-  /** `databaseUrl` is a transaction pool: no named statements and no session state on it. Default: `false`. */
+  /**
+   * `databaseUrl` is a transaction pool: no named statements and no session state on it. Schema set-up and LISTEN then
+   * need a `sessionDatabaseUrl` of their own; without one, the schema must be there and results are polled for.
+   * Default: `false`.
+   */
   readonly pgbouncerTransactionMode?: boolean | undefined
-  /** Connections that the pool keeps. Default: 5. */
+  /** Connections that the general pool keeps. Default: 5. */
   readonly poolSize?: number | undefined
-  /** Connections above `poolSize`, opened under load. Default: 10. */
+  /** Connections above `poolSize`, opened under load and closed again when it is gone. Default: 10. */
   readonly maxOverflow?: number | undefined
+  /** Connections that a worker's pool keeps; `null` for `poolSize`. Default: 3. */
+  readonly workerPoolSize?: number | null | undefined
+  /** The overflow of a worker's pool; `null` for `maxOverflow`. Default: 2. */
+  readonly workerMaxOverflow?: number | null | undefined
+  /** Connections that each child process keeps while idle. Default: 0. */
+  readonly workerChildPoolMinSize?: number | undefined
+  /** The most connections of one child process. Default: 2. */
+  readonly workerChildPoolMaxSize?: number | undefined
+  /** Whether a child's connection is checked when it is taken from the pool. Default: `true`. */
+  readonly workerChildPoolCheck?: boolean | undefined
+  /** The longest wait for a connection; the statement that follows has the time it needs. Default: 30 seconds. */
+  readonly poolTimeout?: Duration.Input | undefined
+  /** Whether an idle connection is proven alive before it is handed out. Default: `true`. */
+  readonly poolPrePing?: boolean | undefined
+  /** A connection older than this is closed and opened again when it is next taken. Default: 30 minutes. */
+  readonly poolRecycle?: Duration.Input | undefined
+  /** TCP keepalives on every connection. Default: `true`. */
+  readonly tcpKeepalives?: boolean | undefined
+  /** Idle time before the first keepalive probe. Default: 30 seconds. */
+  readonly tcpKeepalivesIdle?: Duration.Input | undefined
+  /** Time between keepalive probes. Default: 10 seconds. */
+  readonly tcpKeepalivesInterval?: Duration.Input | undefined
+  /** Unanswered probes before a connection counts as dead. Default: 3. */
+  readonly tcpKeepalivesCount?: number | undefined
+  /** Log every statement with its duration, never its parameters. Default: `false`. */
+  readonly echo?: boolean | undefined
   /** The PostgreSQL schema that holds the tables. Default: `public`. */
   readonly schema?: string | undefined
   /** The `application_name` of every connection. Default: `effect-horsies`. */
   readonly applicationName?: string | undefined
   /** The longest time to open a connection. Default: 5 seconds. */
   readonly connectTimeout?: Duration.Input | undefined
+  /** The longest time for one statement. Default: none for the application's, the keepalive bound for the broker's own. */
+  readonly statementTimeout?: Duration.Input | undefined
+  /** The longest wait for a lock. Default: none. */
+  readonly lockTimeout?: Duration.Input | undefined
+  /** How to encrypt, over the `sslmode` of the URLs. */
+  readonly ssl?: PostgresUrl.SslMode | undefined
   /** Whether to create or migrate the schema at start. When `false`, a missing or older schema is an error. Default: `true`. */
   readonly migrate?: boolean | undefined
 }
 
+/** Stable codes of what can be wrong. */
+export const ProblemCode = Schema.Literals([
+  "URL",
+  "COUNT",
+  "DURATION",
+  "NAME",
+  "MIN_ABOVE_MAX",
+  "SESSION_URL_SAME"
+])
+
 /** One thing that is wrong with the settings. */
 export const Problem = Schema.Struct({
   field: Schema.String,
-  /** Stable, for programs. */
-  code: Schema.String,
+  code: ProblemCode,
   /** What is wrong and what to write instead. */
   message: Schema.String
 })
@@ -60,16 +104,41 @@ export class PostgresConfigError extends Schema.TaggedError<PostgresConfigError>
   }
 }
 
+/** How many connections a pool keeps, and how many more it may open. */
+export interface PoolSize {
+  readonly size: number
+  readonly overflow: number
+}
+
+/** How a dead peer is noticed. */
+export interface Keepalives {
+  /** Milliseconds. */
+  readonly idle: number
+  /** Milliseconds. */
+  readonly interval: number
+  readonly count: number
+}
+
 /** The settings, checked and complete. */
 export class PostgresConfig extends Context.Service<PostgresConfig, {
   readonly database: PostgresUrl.Endpoint
-  readonly session: PostgresUrl.Endpoint
+  /** Where sessions go; none when there is only a transaction pool. */
+  readonly session: PostgresUrl.Endpoint | undefined
   readonly pgbouncerTransactionMode: boolean
-  readonly poolSize: number
-  readonly maxOverflow: number
+  readonly pools: { readonly general: PoolSize; readonly worker: PoolSize; readonly child: PoolSize }
+  readonly childPoolCheck: boolean
+  readonly poolTimeout: Duration.Duration
+  readonly poolPrePing: boolean
+  readonly poolRecycle: Duration.Duration
+  readonly keepalives: Keepalives | undefined
+  /** Within this time a dead connection is noticed, by keepalives or by other means. */
+  readonly deadPeerBound: Duration.Duration
+  readonly echo: boolean
   readonly schema: string
   readonly applicationName: string
   readonly connectTimeout: Duration.Duration
+  readonly statementTimeout: Duration.Duration | undefined
+  readonly lockTimeout: Duration.Duration | undefined
   readonly migrate: boolean
 }>()("effect-horsies/PostgresConfig") {}
 
@@ -94,6 +163,44 @@ export const schemaName = (schema: string = defaultSchema): Effect.Effect<string
   return problems.length === 0 ? Effect.succeed(schema) : Effect.fail(refuseAll(problems))
 }
 
+/** Collects what is wrong, so that all of it can be reported together. */
+class Checker {
+  readonly problems: Array<Problem> = []
+
+  refuse(field: keyof Options, code: Problem["code"], message: string) {
+    this.problems.push({ field, code, message })
+  }
+
+  count(field: keyof Options, value: number, least: number): number {
+    if (!Number.isSafeInteger(value) || value < least) {
+      this.refuse(field, "COUNT", `write a whole number of at least ${least} (found ${value})`)
+    }
+    return value
+  }
+
+  /** A positive duration, whole seconds at least where `least` says so. */
+  duration(field: keyof Options, value: Duration.Input, least = 1): Duration.Duration {
+    const duration = Option.getOrUndefined(Duration.fromInput(value))
+    if (duration === undefined || !(Duration.toMillis(duration) >= least) || !Duration.isFinite(duration)) {
+      this.refuse(field, "DURATION", `write a duration of at least ${least / 1000} seconds, such as "30 seconds"`)
+      return Duration.zero
+    }
+    return duration
+  }
+
+  endpoint(field: keyof Options, url: Redacted.Redacted<string>, ssl: PostgresUrl.SslMode | undefined) {
+    const parsed = PostgresUrl.parse(url)
+    if (Result.isFailure(parsed)) {
+      this.refuse(field, "URL", parsed.failure)
+      return undefined
+    }
+    return ssl === undefined ? parsed.success : { ...parsed.success, sslMode: ssl }
+  }
+}
+
+const sameServer = (a: PostgresUrl.Endpoint, b: PostgresUrl.Endpoint) =>
+  a.database === b.database && JSON.stringify(a.hosts) === JSON.stringify(b.hosts)
+
 /**
  * Checks settings and fills in the defaults.
  *
@@ -111,81 +218,114 @@ export const schemaName = (schema: string = defaultSchema): Effect.Effect<string
 export const make = Effect.fnUntraced(function*(
   options: Options
 ): Effect.fn.Return<PostgresConfig["Service"], PostgresConfigError> {
-  const problems: Array<Problem> = []
-  const refuse = (field: string, code: string, message: string) => {
-    problems.push({ field, code, message })
-  }
-  const endpoint = (field: string, url: Redacted.Redacted<string>) =>
-    Result.getOrElse(PostgresUrl.parse(url), (reason) => {
-      refuse(field, "URL", reason)
-      return undefined
-    })
-  const count = (field: string, value: number, least: number) => {
-    if (!Number.isInteger(value) || value < least) {
-      refuse(field, "COUNT", `${value} is not a count; write a whole number of at least ${least}`)
-    }
-    return value
-  }
-
+  const check = new Checker()
   const pgbouncerTransactionMode = options.pgbouncerTransactionMode ?? false
-  const database = endpoint("databaseUrl", options.databaseUrl)
-  const session = options.sessionDatabaseUrl === undefined
-    ? database
-    : endpoint("sessionDatabaseUrl", options.sessionDatabaseUrl)
-  const poolSize = count("poolSize", options.poolSize ?? 5, 1)
-  const maxOverflow = count("maxOverflow", options.maxOverflow ?? 10, 0)
-  const schema = options.schema ?? "public"
-  if (!/^[a-z_][a-z0-9_]{0,62}$/.test(schema)) {
-    refuse(
-      "schema",
-      "NAME",
-      `write lower-case letters, digits and underscores, at most 63 (found ${JSON.stringify(schema)})`
+  const database = check.endpoint("databaseUrl", options.databaseUrl, options.ssl)
+  const ownSession = options.sessionDatabaseUrl === undefined
+    ? undefined
+    : check.endpoint("sessionDatabaseUrl", options.sessionDatabaseUrl, options.ssl)
+  if (
+    pgbouncerTransactionMode && database !== undefined && ownSession !== undefined && sameServer(database, ownSession)
+  ) {
+    check.refuse(
+      "sessionDatabaseUrl",
+      "SESSION_URL_SAME",
+      "it leads to the transaction pool of databaseUrl; write the URL of the server itself"
     )
   }
-  const connectTimeout = Duration.fromInput(options.connectTimeout ?? "5 seconds")
-  if (Option.isNone(connectTimeout) || !Duration.isPositive(connectTimeout.value)) {
-    refuse("connectTimeout", "DURATION", `write a positive duration such as "5 seconds"`)
+
+  const general = {
+    size: check.count("poolSize", options.poolSize ?? 5, 1),
+    overflow: check.count("maxOverflow", options.maxOverflow ?? 10, 0)
+  }
+  const inherit = (value: number | null | undefined, byDefault: number, inherited: number) =>
+    value === null ? inherited : value ?? byDefault
+  const worker = {
+    size: check.count("workerPoolSize", inherit(options.workerPoolSize, 3, general.size), 1),
+    overflow: check.count("workerMaxOverflow", inherit(options.workerMaxOverflow, 2, general.overflow), 0)
+  }
+  const childMost = check.count("workerChildPoolMaxSize", options.workerChildPoolMaxSize ?? 2, 1)
+  const childLeast = check.count("workerChildPoolMinSize", options.workerChildPoolMinSize ?? 0, 0)
+  if (childLeast > childMost) {
+    check.refuse(
+      "workerChildPoolMinSize",
+      "MIN_ABOVE_MAX",
+      `write at most workerChildPoolMaxSize, which is ${childMost} (found ${childLeast})`
+    )
   }
 
-  if (
-    problems.length > 0 || database === undefined || session === undefined || Option.isNone(connectTimeout)
-  ) {
-    return yield* refuseAll(problems)
+  const idle = check.duration("tcpKeepalivesIdle", options.tcpKeepalivesIdle ?? "30 seconds", 1000)
+  const interval = check.duration("tcpKeepalivesInterval", options.tcpKeepalivesInterval ?? "10 seconds", 1000)
+  const count = check.count("tcpKeepalivesCount", options.tcpKeepalivesCount ?? 3, 1)
+  const keepalives = { idle: Duration.toMillis(idle), interval: Duration.toMillis(interval), count }
+  const schema = options.schema ?? defaultSchema
+  check.problems.push(...schemaProblems(schema))
+  const optional = (field: "statementTimeout" | "lockTimeout") => {
+    const value = options[field]
+    return value === undefined ? undefined : check.duration(field, value)
   }
-  return {
-    database,
-    session,
+  const complete = {
     pgbouncerTransactionMode,
-    poolSize,
-    maxOverflow,
+    session: ownSession ?? (pgbouncerTransactionMode ? undefined : database),
+    pools: { general, worker, child: { size: childLeast, overflow: childMost - childLeast } },
+    childPoolCheck: options.workerChildPoolCheck ?? true,
+    poolTimeout: check.duration("poolTimeout", options.poolTimeout ?? "30 seconds"),
+    poolPrePing: options.poolPrePing ?? true,
+    poolRecycle: check.duration("poolRecycle", options.poolRecycle ?? "1800 seconds"),
+    keepalives: options.tcpKeepalives ?? true ? keepalives : undefined,
+    deadPeerBound: Duration.millis(keepalives.idle + keepalives.interval * keepalives.count),
+    echo: options.echo ?? false,
     schema,
     applicationName: options.applicationName ?? "effect-horsies",
-    connectTimeout: connectTimeout.value,
+    connectTimeout: check.duration("connectTimeout", options.connectTimeout ?? "5 seconds"),
+    statementTimeout: optional("statementTimeout"),
+    lockTimeout: optional("lockTimeout"),
     migrate: options.migrate ?? true
   }
+  return database === undefined || check.problems.length > 0
+    ? yield* refuseAll(check.problems)
+    : { ...complete, database }
 })
 
+/** A bare number means seconds. */
 const seconds = (name: string) =>
   Config.map(
     Config.String(name),
     (text): Duration.Input => /^\s*\d+(\.\d+)?\s*$/.test(text) ? Duration.seconds(Number(text)) : text as Duration.Input
   )
 
+/** A number, or `null` to inherit. */
+const inheritable = (name: string) =>
+  Config.map(Config.String(name), (text) => text.trim().toLowerCase() === "null" ? null : Number(text))
+
 const optional = <A>(self: Config.Config<A>) => Config.map(Config.option(self), Option.getOrUndefined)
 
 /** Reads the settings from the environment. */
 export const config: Config.Config<Options> = Config.all({
-  databaseUrl: Config.orElse(
-    Config.Redacted("HORSIES_DATABASE_URL"),
-    () => Config.Redacted("DATABASE_URL")
-  ),
+  databaseUrl: Config.orElse(Config.Redacted("HORSIES_DATABASE_URL"), () => Config.Redacted("DATABASE_URL")),
   sessionDatabaseUrl: optional(Config.Redacted("HORSIES_SESSION_DATABASE_URL")),
   pgbouncerTransactionMode: optional(Config.Boolean("HORSIES_PGBOUNCER_TRANSACTION_MODE")),
-  poolSize: optional(Config.Int("HORSIES_POOL_SIZE")),
-  maxOverflow: optional(Config.Int("HORSIES_MAX_OVERFLOW")),
+  poolSize: optional(Config.Number("HORSIES_POOL_SIZE")),
+  maxOverflow: optional(Config.Number("HORSIES_MAX_OVERFLOW")),
+  workerPoolSize: optional(inheritable("HORSIES_WORKER_POOL_SIZE")),
+  workerMaxOverflow: optional(inheritable("HORSIES_WORKER_MAX_OVERFLOW")),
+  workerChildPoolMinSize: optional(Config.Number("HORSIES_WORKER_CHILD_POOL_MIN_SIZE")),
+  workerChildPoolMaxSize: optional(Config.Number("HORSIES_WORKER_CHILD_POOL_MAX_SIZE")),
+  workerChildPoolCheck: optional(Config.Boolean("HORSIES_WORKER_CHILD_POOL_CHECK")),
+  poolTimeout: optional(seconds("HORSIES_POOL_TIMEOUT")),
+  poolPrePing: optional(Config.Boolean("HORSIES_POOL_PRE_PING")),
+  poolRecycle: optional(seconds("HORSIES_POOL_RECYCLE")),
+  tcpKeepalives: optional(Config.Boolean("HORSIES_TCP_KEEPALIVES")),
+  tcpKeepalivesIdle: optional(seconds("HORSIES_TCP_KEEPALIVES_IDLE")),
+  tcpKeepalivesInterval: optional(seconds("HORSIES_TCP_KEEPALIVES_INTERVAL")),
+  tcpKeepalivesCount: optional(Config.Number("HORSIES_TCP_KEEPALIVES_COUNT")),
+  echo: optional(Config.Boolean("HORSIES_ECHO")),
   schema: optional(Config.String("HORSIES_SCHEMA")),
   applicationName: optional(Config.String("HORSIES_APPLICATION_NAME")),
   connectTimeout: optional(seconds("HORSIES_CONNECT_TIMEOUT")),
+  statementTimeout: optional(seconds("HORSIES_STATEMENT_TIMEOUT")),
+  lockTimeout: optional(seconds("HORSIES_LOCK_TIMEOUT")),
+  ssl: optional(Config.Literals(["disable", "allow", "prefer", "require", "verify-ca", "verify-full"], "HORSIES_SSL")),
   migrate: optional(Config.Boolean("HORSIES_MIGRATE"))
 })
 
@@ -197,7 +337,31 @@ export const layer = (options: Options): Layer.Layer<PostgresConfig, PostgresCon
 export const layerConfig: Layer.Layer<PostgresConfig, PostgresConfigError | Config.ConfigError> = Layer.effect(
   PostgresConfig,
   Effect.gen(function*() {
-    const provider = yield* ConfigProvider.ConfigProvider
-    return yield* make(yield* config.parse(provider))
+    return yield* make(yield* config)
   })
 )
+
+/**
+ * The most connections that a worker takes: its pool, two sessions (one listens, one beats and migrates), and the pools
+ * of its child processes. What task code opens itself comes on top: give it as `ofTasks`.
+ *
+ * @example
+ * ```ts
+ * PostgresConfig.connectionBudget(config, { processes: 8 }) // 3 + 2 + 2 + 8 × 2 = 23 with the defaults
+ * ```
+ */
+export const connectionBudget = (
+  config: PostgresConfig["Service"],
+  worker: {
+    /** Child processes; 0 when handlers run in the worker's own process. Default: 0. */
+    readonly processes?: number | undefined
+    /** Connections of the pool for transactional handlers. Default: 0. */
+    readonly transactional?: number | undefined
+    /** Connections that task code opens itself. Default: 0. */
+    readonly ofTasks?: number | undefined
+  } = {}
+): number => {
+  const { child, worker: own } = config.pools
+  return own.size + own.overflow + 2 + (worker.processes ?? 0) * (child.size + child.overflow) +
+    (worker.transactional ?? 0) + (worker.ofTasks ?? 0)
+}

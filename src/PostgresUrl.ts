@@ -1,20 +1,34 @@
-/** Reads PostgreSQL connection URLs, without ever repeating their secrets. */
+/** Reads PostgreSQL connection URLs as libpq does, without ever repeating their secrets. */
 import * as Duration from "effect/Duration"
 import * as Redacted from "effect/Redacted"
 import * as Result from "effect/Result"
 
-/** How to encrypt the connection. */
+/** How to encrypt the connection, from not at all to with a certificate that names the host. */
 export type SslMode = "disable" | "allow" | "prefer" | "require" | "verify-ca" | "verify-full"
 
-/** Where one server is and as whom to connect. */
-export interface Endpoint {
+/** Which of several hosts will do: any, or one that accepts writes. */
+export type TargetSessionAttrs = "any" | "read-write"
+
+/** One server of an endpoint. */
+export interface Host {
   /** A host name, an address, or a folder with a unix socket (begins with `/`). */
   readonly host: string
   readonly port: number
+}
+
+/** Where the server is, or the servers are, and as whom to connect. */
+export interface Endpoint {
+  /** In the order in which they are tried. */
+  readonly hosts: readonly [Host, ...Array<Host>]
+  readonly targetSessionAttrs: TargetSessionAttrs
   readonly database: string
   readonly username: string | undefined
   readonly password: Redacted.Redacted<string> | undefined
   readonly sslMode: SslMode
+  /** Paths of PEM files: the certificates to trust, and the client's own certificate and key. */
+  readonly sslRootCert: string | undefined
+  readonly sslCert: string | undefined
+  readonly sslKey: string | undefined
   readonly applicationName: string | undefined
   readonly connectTimeout: Duration.Duration | undefined
   /** Opaque start-up options (`-c name=value`). */
@@ -24,83 +38,119 @@ export interface Endpoint {
 const sslModes = new Set<string>(["disable", "allow", "prefer", "require", "verify-ca", "verify-full"])
 const isSslMode = (mode: string): mode is SslMode => sslModes.has(mode)
 
-const known = [
+const known = new Set([
   "host",
   "port",
   "user",
   "password",
   "dbname",
   "sslmode",
+  "sslrootcert",
+  "sslcert",
+  "sslkey",
+  "channel_binding",
+  "target_session_attrs",
   "application_name",
   "options",
   "connect_timeout"
-]
+])
+
+const shape = "postgresql://user:password@host:5432/database"
+
+/** Scheme, credentials, hosts, path, query. A password may hold an unencoded @: the last one ends the credentials. */
+const parts = /^([a-z][a-z0-9+.-]*):(?:\/\/(?:([^/?]*)@)?([^/?@]*))?(?:\/([^?]*))?(?:\?(.*))?$/is
 
 /**
- * Reads a connection URL as libpq does: percent-encoded credentials, IPv6 hosts, and the query parameters `host` (also a
- * socket folder), `port`, `user`, `password`, `dbname`, `sslmode`, `application_name`, `options` and `connect_timeout`.
- * A driver suffix of the scheme (`postgresql+driver:`) is ignored. The failure says what to write instead and never
- * contains any part of the URL that could be a secret.
+ * Reads a connection URL: percent-encoded credentials, IPv6 hosts, several hosts separated by commas, and the query
+ * parameters `host` (also a socket folder), `port`, `user`, `password`, `dbname`, `sslmode`, `sslrootcert`, `sslcert`,
+ * `sslkey`, `channel_binding`, `target_session_attrs`, `application_name`, `options` and `connect_timeout`. A driver
+ * suffix of the scheme (`postgresql+driver:`) is ignored. The failure says what to write instead and never contains any
+ * part of the URL that could be a secret.
+ *
+ * @see https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS
  */
 export const parse = (url: Redacted.Redacted<string>): Result.Result<Endpoint, string> => {
-  const text = Redacted.value(url).trim()
-  const scheme = /^([a-z][a-z0-9+.-]*):/i.exec(text)?.[1]?.toLowerCase()
-  if (scheme === undefined || !/^postgres(ql)?(\+[a-z0-9_.-]+)?$/.test(scheme)) {
-    return Result.fail(
-      `${scheme === undefined ? "it is not a URL" : `the scheme ${scheme}: is not PostgreSQL's`}; ` +
-        "write postgresql://user:password@host:5432/database"
-    )
+  const match = parts.exec(Redacted.value(url).trim())
+  if (match === null) {
+    return Result.fail(`it is not a URL; write ${shape}`)
   }
-  // An empty host is libpq's way to say "the default one"; beside credentials URL refuses it.
-  const parsed = Result.try(() =>
-    new URL(text.replace(/^[^:]+:/, "postgresql:").replace(/^(postgresql:\/\/(?:[^/?#]*@)?)(?=[/?#]|$)/, "$1localhost"))
-  )
-  if (Result.isFailure(parsed)) {
-    return Result.fail(
-      "it cannot be read; write postgresql://user:password@host:5432/database and percent-encode special characters of the password"
-    )
+  const [, scheme = "", credentials = "", hostList = "", path = "", query = ""] = match
+  if (!/^postgres(ql)?(\+[a-z0-9_.-]+)?$/i.test(scheme)) {
+    return Result.fail(`its scheme is not postgresql: or postgres:; write ${shape}`)
   }
-  const { hash, hostname, password, pathname, port, searchParams, username } = parsed.success
   const decoded = Result.try(() => ({
-    username: decodeURIComponent(username),
-    password: decodeURIComponent(password),
-    database: decodeURIComponent(pathname.slice(1)),
-    host: decodeURIComponent(hostname)
+    username: decodeURIComponent(credentials.split(":", 1)[0] ?? ""),
+    password: decodeURIComponent(credentials.includes(":") ? credentials.slice(credentials.indexOf(":") + 1) : ""),
+    hosts: hostList.split(",").map(decodeURIComponent),
+    database: decodeURIComponent(path),
+    parameters: new Map(
+      query.split("&").filter((pair) => pair !== "").map((pair): [string, string] => {
+        const at = pair.indexOf("=")
+        return [decodeURIComponent(pair.slice(0, at)), at < 0 ? "" : decodeURIComponent(pair.slice(at + 1))]
+      })
+    )
   }))
-  if (Result.isFailure(decoded)) {
-    return Result.fail("its percent-encoding is broken; write % as %25")
+  return Result.isFailure(decoded)
+    ? Result.fail("its percent-encoding is broken; write % as %25")
+    : endpoint(decoded.success)
+}
+
+const endpoint = ({ database, hosts, parameters, password, username }: {
+  readonly username: string
+  readonly password: string
+  readonly hosts: ReadonlyArray<string>
+  readonly database: string
+  readonly parameters: ReadonlyMap<string, string>
+}): Result.Result<Endpoint, string> => {
+  for (const name of parameters.keys()) {
+    // The part before the `=` only: a stray `&` in a password would put a piece of it here.
+    if (!known.has(name)) return Result.fail(`it has a parameter that is none of ${[...known].join(", ")}`)
   }
-  if (hash !== "") {
-    return Result.fail("it contains #; write # as %23")
+  const sslMode = parameters.get("sslmode") ?? "prefer"
+  if (!isSslMode(sslMode)) return Result.fail(`sslmode is none of ${[...sslModes].join(", ")}`)
+  const target = parameters.get("target_session_attrs") ?? "any"
+  if (target !== "any" && target !== "read-write" && target !== "primary") {
+    return Result.fail("target_session_attrs is none of any, read-write, primary: the broker writes")
   }
-  for (const name of searchParams.keys()) {
-    if (!known.includes(name)) {
-      return Result.fail(`the parameter ${JSON.stringify(name)} is not known; known are ${known.join(", ")}`)
-    }
+  if (parameters.get("channel_binding") === "require") {
+    return Result.fail("channel_binding=require is not supported; use sslmode=verify-full, and channel_binding=prefer")
   }
-  const sslMode = searchParams.get("sslmode") ?? "prefer"
-  if (!isSslMode(sslMode)) {
-    return Result.fail(`sslmode is none of ${[...sslModes].join(", ")}`)
-  }
-  const portText = searchParams.get("port") ?? (port === "" ? "5432" : port)
-  if (!/^\d+$/.test(portText) || Number(portText) < 1 || Number(portText) > 65535) {
-    return Result.fail("the port is not a number from 1 to 65535")
-  }
-  const connectTimeout = searchParams.get("connect_timeout")
-  if (connectTimeout !== null && !/^\d+$/.test(connectTimeout)) {
+  const connectTimeout = parameters.get("connect_timeout")
+  if (connectTimeout !== undefined && !/^\d+$/.test(connectTimeout)) {
     return Result.fail("connect_timeout is not a whole number of seconds")
   }
-  const user = (searchParams.get("user") ?? decoded.success.username) || undefined
-  const secret = (searchParams.get("password") ?? decoded.success.password) || undefined
+  const listed = readHosts(parameters.get("host")?.split(",") ?? hosts, parameters.get("port")?.split(","))
+  if (typeof listed === "string") return Result.fail(listed)
+  const user = (parameters.get("user") ?? username) || undefined
+  const secret = (parameters.get("password") ?? password) || undefined
   return Result.succeed({
-    host: searchParams.get("host") ?? decoded.success.host.replace(/^\[(.*)\]$/, "$1"),
-    port: Number(portText),
-    database: (searchParams.get("dbname") ?? decoded.success.database) || (user ?? "postgres"),
+    hosts: listed,
+    targetSessionAttrs: target === "any" ? "any" : "read-write",
+    database: (parameters.get("dbname") ?? database) || (user ?? "postgres"),
     username: user,
     password: secret === undefined ? undefined : Redacted.make(secret, { label: "password" }),
     sslMode,
-    applicationName: searchParams.get("application_name") ?? undefined,
-    connectTimeout: connectTimeout === null ? undefined : Duration.seconds(Number(connectTimeout)),
-    options: searchParams.get("options") ?? undefined
+    sslRootCert: parameters.get("sslrootcert"),
+    sslCert: parameters.get("sslcert"),
+    sslKey: parameters.get("sslkey"),
+    applicationName: parameters.get("application_name"),
+    connectTimeout: connectTimeout === undefined ? undefined : Duration.seconds(Number(connectTimeout)),
+    options: parameters.get("options")
   })
+}
+
+/** `name`, `name:port`, `[address]:port`, or a folder; ports given apart go with the hosts one by one, or one with all. */
+const readHosts = (hosts: ReadonlyArray<string>, ports: ReadonlyArray<string> | undefined) => {
+  const read: Array<Host> = []
+  for (const [i, text] of hosts.entries()) {
+    const match = /^(?:\[([^\]]*)\]|(\/.*?)|([^:]*))(?::(.*))?$/s.exec(text)
+    if (match === null) return "a host cannot be read; write an IPv6 address in brackets: [::1]:5432"
+    const port = (ports === undefined ? undefined : ports.length === 1 ? ports[0] : ports[i]) || match[4] || "5432"
+    if (!/^\d+$/.test(port) || Number(port) < 1 || Number(port) > 65_535) {
+      return "the port is not a number from 1 to 65535"
+    }
+    read.push({ host: match[1] ?? match[2] ?? (match[3] || "localhost"), port: Number(port) })
+  }
+  const [first, ...rest] = read
+  return first === undefined ? "it has no host" : [first, ...rest] as const
 }

@@ -2,11 +2,13 @@
  * The session connection: one dedicated connection that listens on every channel somebody subscribed to.
  *
  * Notifications are hints. When the connection is lost, it is opened again and every channel is listened to again;
- * what was notified in between is gone, so every subscriber is then told to look again.
+ * what was notified in between is gone, so every subscriber is then told to look again. The connection proves itself by
+ * notifications to itself: at its start, and whenever nothing has come for a while.
  */
-import * as PgConnection from "@effect/sql-pg/PgConnection"
 import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
+import * as SecureRandom from "effect/crypto/SecureRandom"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -16,140 +18,204 @@ import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
 import * as Random from "effect/Random"
 import * as Scope from "effect/Scope"
-import type { SqlError } from "effect/sql/SqlError"
+import { ConnectionError, SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
-import type { BrokerError } from "../Broker.ts"
+import type * as SubscriptionRef from "effect/SubscriptionRef"
+import { BrokerError, Refused } from "../Broker.ts"
 import { PostgresConfig } from "../PostgresConfig.ts"
-import { connectionConfig } from "./connectionConfig.ts"
+import type { Endpoint } from "../PostgresUrl.ts"
+import * as ConnectionState from "./ConnectionState.ts"
+import { monotonic, realClock } from "./Deadlines.ts"
 import { fromSqlError } from "./failure.ts"
-import { ownedSocket } from "./socket.ts"
+import { open } from "./open.ts"
+import { type Event, lookAgain, Subscribers } from "./Subscribers.ts"
 
-/** What a subscriber of a channel is told. */
-export type Event =
-  | { readonly _tag: "Notified"; readonly payload: string }
-  /** The connection is new: something may have been notified that nobody heard. */
-  | { readonly _tag: "LookAgain" }
-
-const lookAgain: Event = { _tag: "LookAgain" }
-
-/** Time between two probes of the session connection, and how long one may take. */
-const probeInterval = Duration.seconds(10)
-const probeDeadline = Duration.seconds(5)
-
-/** Reconnects start within this time and back off up to the cap. */
+/** The first try to reconnect comes within this time, in milliseconds; later ones back off to the cap. */
 const firstDelay = 200
 const delayCap = 5000
+
+/** How long the first notification to itself may take. One that never comes was swallowed by a transaction pooler. */
+const selfTestDeadline = Duration.seconds(2)
 
 /** The session connection as a service. */
 export class SessionListener extends Context.Service<SessionListener, {
   /** Subscribes to a channel until the scope closes. The first event is `LookAgain`, once the server listens. */
   readonly subscribe: (channel: string) => Effect.Effect<Queue.Dequeue<Event>, never, Scope.Scope>
+  readonly state: SubscriptionRef.SubscriptionRef<ConnectionState.ConnectionState>
+  /** Whether there is a session at all. Without one, nothing is ever notified: poll. */
+  readonly listens: boolean
 }>()("effect-horsies/connection/SessionListener") {
-  /** Connects. Fails when the first attempt does; from then on it reconnects for ever. */
+  /**
+   * Connects. Fails when the first attempt does; from then on it reconnects for ever. Where the settings have only a
+   * transaction pool, it stays silent.
+   */
   static readonly layer: Layer.Layer<SessionListener, BrokerError, PostgresConfig> = Layer.effect(
     SessionListener,
-    Effect.suspend(() => make)
+    Effect.flatMap(PostgresConfig, (config) => config.session === undefined ? silent : make(config, config.session))
+  )
+
+  /** No session: every subscriber looks once. */
+  static readonly layerSilent: Layer.Layer<SessionListener> = Layer.effect(
+    SessionListener,
+    Effect.suspend(() => silent)
   )
 }
 
-const make = Effect.gen(function*() {
-  const config = yield* PostgresConfig
-  const settings = connectionConfig(config, config.session)
-  const subscribers = new Map<string, Set<Queue.Queue<Event>>>()
-  /** Channels that the current session has yet to listen to. */
-  let wanted: Queue.Queue<string> | undefined
-  const connected = yield* Deferred.make<void, BrokerError>()
-
-  const tell = (channel: string, event: Event) => {
-    for (const subscriber of subscribers.get(channel) ?? []) {
-      Queue.offerUnsafe(subscriber, event)
+const silent = Effect.gen(function*() {
+  const subscribers = new Subscribers()
+  const state = yield* ConnectionState.make("session")
+  yield* state.closed
+  return SessionListener.of({
+    listens: false,
+    state: state.ref,
+    subscribe: (channel) => {
+      const look = Effect.sync(() => subscribers.tell(channel, lookAgain))
+      return subscribers.subscribe(channel, { first: look, joined: look, last: Effect.void })
     }
-  }
+  })
+})
+
+/** Somebody between us and the server accepts LISTEN and forgets it. */
+class ListenSwallowed {
+  readonly _tag = "ListenSwallowed"
+}
+
+const swallowed = new BrokerError({
+  reason: new Refused({
+    message: "LISTEN is accepted but nothing arrives: the session URL leads to a transaction or statement pooler; " +
+      "set sessionDatabaseUrl to the URL of the server itself"
+  })
+})
+
+const probeLost = () => {
+  const message = "the session connection does not answer"
+  return new SqlError({ reason: new ConnectionError({ cause: new Error(message), message, operation: "probe" }) })
+}
+
+const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"], endpoint: Endpoint) {
+  const subscribers = new Subscribers()
+  const state = yield* ConnectionState.make("session")
+  const connected = yield* Deferred.make<void, BrokerError>()
+  const probeInterval = config.keepalives?.idle ?? Duration.toMillis(config.deadPeerBound) / 2
+  const probeDeadline = Duration.subtract(config.deadPeerBound, Duration.millis(probeInterval))
+  /** Channels whose first subscriber came, or whose last one left, while the session was up. */
+  let changes: Queue.Queue<string> | undefined
+  let failures = 0
+  let proven = false
 
   const session = Effect.scopedWith(Effect.fnUntraced(function*(scope) {
-    const socket = ownedSocket(settings)
-    const root = yield* Scope.provide(PgConnection.make({ ...settings, stream: socket.open }), scope)
+    const owned = yield* Scope.provide(
+      open(config, { endpoint, transactionPool: false, limits: {} }),
+      scope
+    )
     // Pinned once: on an unpinned connection the second LISTEN would wait for the first to end.
-    const connection = yield* Scope.provide(root.pin, scope)
-    // An interrupt of a statement on a dead link waits for seconds; a destroyed socket ends it at once.
-    yield* Scope.addFinalizer(scope, Effect.sync(socket.destroy))
+    const connection = yield* Scope.provide(owned.connection.pin, scope)
+    // The driver takes seconds to leave a dead link: the socket goes first.
+    yield* Scope.addFinalizer(scope, Effect.sync(owned.destroy))
+    const lost = yield* Deferred.make<never, SqlError>()
+    let heardAt = monotonic()
 
-    const channels = yield* Queue.unbounded<string>()
-    wanted = channels
-    const pumps = yield* Deferred.make<never, SqlError>()
-    const listen = Effect.fnUntraced(function*(channel: string) {
-      const notifications = yield* Scope.provide(connection.listen(channel), scope)
-      tell(channel, lookAgain)
+    const listening = new Map<string, Scope.Closeable>()
+    const listen = Effect.fnUntraced(function*(channel: string, heard: (payload: string) => void) {
+      const own = yield* Scope.fork(scope)
+      listening.set(channel, own)
+      const notifications = yield* Scope.provide(connection.listen(channel), own)
       yield* Stream.fromQueue(notifications).pipe(
-        Stream.runForEach(({ payload }) => Effect.sync(() => tell(channel, { _tag: "Notified", payload }))),
-        Effect.catchCause((cause) => Deferred.failCause(pumps, cause)),
-        Effect.forkIn(scope)
+        Stream.runForEach(({ payload }) =>
+          Effect.sync(() => {
+            heardAt = monotonic()
+            heard(payload)
+          })
+        ),
+        Effect.catchCause((cause) => Deferred.failCause(lost, cause)),
+        Effect.forkIn(own)
       )
     })
-    for (const channel of subscribers.keys()) {
-      yield* listen(channel)
+    const listenFor = (channel: string) =>
+      Effect.andThen(
+        listen(channel, (payload) => subscribers.tell(channel, { _tag: "Notified", payload })),
+        Effect.sync(() => subscribers.tell(channel, lookAgain))
+      )
+    const follow = (channel: string) => {
+      const own = listening.get(channel)
+      if (subscribers.has(channel)) return own === undefined ? listenFor(channel) : Effect.void
+      listening.delete(channel)
+      return own === undefined ? Effect.void : Scope.close(own, Exit.void)
     }
-    yield* Deferred.succeed(connected, undefined)
-    failures = 0
 
-    const probe = Effect.gen(function*() {
-      const deadline = yield* Effect.forkChild(Effect.andThen(Effect.sleep(probeDeadline), Effect.sync(socket.destroy)))
-      yield* connection.query("select 1", [], false)
-      yield* Fiber.interrupt(deadline)
+    // Itself: a channel that only this connection uses.
+    const self = `horsies_self_${SecureRandom.uuidV4Unsafe().replaceAll("-", "")}`
+    let echoed: Deferred.Deferred<void> | undefined
+    yield* listen(self, () => echoed === undefined ? undefined : Deferred.doneUnsafe(echoed, Effect.void))
+    const probe = Effect.fnUntraced(function*<E>(deadline: Duration.Duration, late: E) {
+      const startedAt = monotonic()
+      const answer = yield* Deferred.make<void>()
+      echoed = answer
+      // Not interrupted when it is late: the driver would wait for the dead link. The socket goes with the scope.
+      const asking = yield* Effect.forkIn(connection.query("select pg_notify($1, '')", [self], false), scope)
+      yield* Fiber.join(asking).pipe(
+        Effect.andThen(Deferred.await(answer)),
+        Effect.timeoutOrElse({ duration: deadline, orElse: () => Effect.fail(late) })
+      )
+      yield* state.connected(Duration.millis(monotonic() - startedAt))
+    })
+    yield* probe(proven ? probeDeadline : selfTestDeadline, new ListenSwallowed())
+    proven = true
+
+    const queue = yield* Queue.unbounded<string>()
+    changes = queue
+    yield* Effect.forEach(subscribers.names(), follow, { discard: true })
+    failures = 0
+    yield* Deferred.succeed(connected, undefined)
+
+    const watch = Effect.gen(function*() {
+      const wait = heardAt + probeInterval - monotonic()
+      if (wait > 0) yield* Effect.sleep(Duration.millis(wait))
+      else yield* probe(probeDeadline, probeLost())
     })
     return yield* Effect.raceAllFirst([
-      Deferred.await(pumps),
-      Effect.forever(Effect.flatMap(Queue.take(channels), listen)),
-      Effect.forever(Effect.andThen(Effect.sleep(probeInterval), probe))
+      Deferred.await(lost),
+      Effect.forever(Effect.flatMap(Queue.take(queue), follow)),
+      Effect.forever(watch)
     ])
   }))
 
-  let failures = 0
-  const reconnecting = Effect.forever(Effect.gen(function*() {
+  const connect = Effect.gen(function*() {
     const exit = yield* Effect.exit(session)
-    wanted = undefined
-    if (Exit.isFailure(exit)) {
-      if (Cause.hasInterruptsOnly(exit.cause)) return yield* Effect.interrupt
-      const failure = exit.cause.reasons.find(Cause.isFailReason)
-      const error = failure === undefined ? undefined : fromSqlError(failure.error)
-      if (error !== undefined) yield* Deferred.fail(connected, error)
-      yield* Effect.annotateLogs(
-        Effect.logWarning("session connection lost"),
-        error?.annotations ?? { cause: Cause.pretty(exit.cause) }
-      )
-    }
+    changes = undefined
+    if (Exit.isSuccess(exit)) return
+    if (Cause.hasInterruptsOnly(exit.cause)) return yield* Effect.interrupt
+    const failure = exit.cause.reasons.find(Cause.isFailReason)?.error
+    const error = failure === undefined
+      ? new BrokerError({ reason: new Refused({ message: Cause.pretty(exit.cause) }) })
+      : failure instanceof ListenSwallowed
+      ? swallowed
+      : fromSqlError(failure)
+    yield* Deferred.fail(connected, error)
+    yield* state.lost(error.reason.message)
+    yield* Effect.annotateLogs(Effect.logWarning("session connection lost"), error.annotations)
     const most = Math.min(delayCap, firstDelay * 2 ** failures)
     failures = Math.min(failures + 1, 10)
     yield* Effect.sleep(Duration.millis((yield* Random.next) * most))
-  }))
+  })
 
-  yield* reconnecting.pipe(
+  yield* Effect.addFinalizer(() => state.closed)
+  yield* Effect.forever(connect).pipe(
     Effect.annotateLogs({ module: "SessionListener" }),
+    Effect.provideService(Clock.Clock, realClock),
     Effect.forkScoped
   )
   yield* Deferred.await(connected)
 
+  const changed = (channel: string) => Effect.sync(() => changes !== undefined && Queue.offerUnsafe(changes, channel))
   return SessionListener.of({
-    subscribe: Effect.fnUntraced(function*(channel) {
-      const queue = yield* Queue.unbounded<Event>()
-      yield* Effect.acquireRelease(
-        Effect.sync(() => {
-          const others = subscribers.get(channel)
-          if (others === undefined) {
-            subscribers.set(channel, new Set([queue]))
-            if (wanted !== undefined) Queue.offerUnsafe(wanted, channel)
-          } else {
-            others.add(queue)
-            Queue.offerUnsafe(queue, lookAgain)
-          }
-        }),
-        () =>
-          Effect.andThen(
-            Effect.sync(() => subscribers.get(channel)?.delete(queue)),
-            Queue.shutdown(queue)
-          )
-      )
-      return queue
-    })
+    listens: true,
+    state: state.ref,
+    subscribe: (channel) =>
+      subscribers.subscribe(channel, {
+        first: Effect.asVoid(changed(channel)),
+        joined: Effect.sync(() => subscribers.tell(channel, lookAgain)),
+        last: Effect.asVoid(changed(channel))
+      })
   })
 })

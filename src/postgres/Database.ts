@@ -1,9 +1,11 @@
 /** How the broker's statements reach the database: typed parameters, positional rows, the broker's errors. */
 import * as PgTypes from "@effect/sql-pg/PgTypes"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Result from "effect/Result"
 import type { SqlClient } from "effect/sql/SqlClient"
 import type { BrokerError } from "../Broker.ts"
+import { StatementDeadline } from "../connection/Deadlines.ts"
 import { brokerFailure } from "../connection/failure.ts"
 
 /** One row, its columns in the order of the statement. */
@@ -24,12 +26,16 @@ export interface Database {
   readonly afterCommit: (effect: Effect.Effect<void>) => Effect.Effect<void>
 }
 
-/** The database behind a client, whatever name transforms that has. */
-export const fromClient = (client: SqlClient, schema: string): Database => {
+/**
+ * The database behind a client, whatever name transforms that has. With a client of ours, no statement takes longer than
+ * the deadline.
+ */
+export const fromClient = (client: SqlClient, schema: string, deadline?: Duration.Duration): Database => {
   const sql = client.withoutTransforms()
   return {
     schema,
-    run: (statement, parameters) => brokerFailure(sql.unsafe(statement, parameters).values),
+    run: (statement, parameters) =>
+      Effect.provideService(brokerFailure(sql.unsafe(statement, parameters).values), StatementDeadline, deadline),
     inTransaction: Effect.map(Effect.serviceOption(client.transactionService), (option) => option._tag === "Some"),
     afterCommit: client.afterCommit
   }

@@ -56,7 +56,11 @@ select released, failed from ${schema}.horsies_recover(${batchSize})`
 const prepareStatement = (schema: string) => `
 select ${schema}.horsies_prepare_history(2)`
 
-export const make = (database: Database, hooks: {
+export const make = (database: Database, options: {
+  /** Where heartbeats go: a session of their own, so that they never wait behind other statements. */
+  readonly session: Database
+  /** Why there can be no worker, if there is a reason. */
+  readonly noWorker: BrokerError | undefined
   /** Tasks have become ready out of turn. */
   readonly ready: Effect.Effect<void>
   readonly failed: (ids: ReadonlyArray<string>) => void
@@ -64,17 +68,19 @@ export const make = (database: Database, hooks: {
   const { schema } = database
 
   const register = (worker: WorkerStart): Effect.Effect<void, BrokerError> =>
-    Effect.asVoid(database.run(registerStatement(schema), [
-      uuid(worker.id),
-      float(worker.lease),
-      text(worker.host),
-      integer(worker.pid),
-      texts(worker.queues)
-    ]))
+    options.noWorker !== undefined ? Effect.fail(options.noWorker) : Effect.asVoid(
+      options.session.run(registerStatement(schema), [
+        uuid(worker.id),
+        float(worker.lease),
+        text(worker.host),
+        integer(worker.pid),
+        texts(worker.queues)
+      ])
+    )
 
   const heartbeat = (worker: string, running: ReadonlyArray<Hold>) =>
     Effect.map(
-      database.run(heartbeatStatement(schema), [uuid(worker), uuids(running.map((hold) => hold.id))]),
+      options.session.run(heartbeatStatement(schema), [uuid(worker), uuids(running.map((hold) => hold.id))]),
       (rows) => rows.length > 0
     )
 
@@ -87,7 +93,7 @@ export const make = (database: Database, hooks: {
       uuids(holds.map((hold) => hold.id)),
       integers(holds.map((hold) => hold.fence))
     ])
-    yield* hooks.ready
+    yield* options.ready
   })
 
   const promote = (queues: ReadonlyArray<string>) =>
@@ -106,9 +112,9 @@ export const make = (database: Database, hooks: {
       found = released.length + failed.length
       counts.released += released.length
       counts.failed += failed.length
-      hooks.failed(failed)
+      options.failed(failed)
     } while (found === batchSize)
-    if (counts.released > 0) yield* hooks.ready
+    if (counts.released > 0) yield* options.ready
     yield* database.run(sweepStatement(schema), [])
     yield* database.run(prepareStatement(schema), [])
     return counts satisfies Recovered

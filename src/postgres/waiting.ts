@@ -67,7 +67,7 @@ export const outcomeOf = (failure: unknown, result: unknown): Outcome =>
 export const make = Effect.fnUntraced(function*(
   database: Database,
   self: string,
-  listener: SessionListener["Service"] | undefined
+  listener: SessionListener["Service"]
 ) {
   const channel = `horsies_done_${self.replaceAll("-", "")}`
   const waiting = new Map<string, Set<Waiter>>()
@@ -88,7 +88,7 @@ export const make = Effect.fnUntraced(function*(
   const lookAt = Effect.fnUntraced(function*(candidates: Iterable<string>) {
     const ids = [...new Set(candidates)].filter((id) => waiting.has(id))
     if (ids.length === 0) return
-    if (listener !== undefined) yield* database.run(register, [uuids(ids), text(channel)])
+    if (listener.listens) yield* database.run(register, [uuids(ids), text(channel)])
     const rows = yield* database.run(look, [uuids(ids), float(earliestOf(ids))])
     const found = new Map(rows.map((row): [string, Row] => [row[0] as string, row]))
     const over: Array<string> = []
@@ -98,7 +98,7 @@ export const make = Effect.fnUntraced(function*(
       over.push(id)
       answer(id, row === undefined ? Effect.fail(new TaskNotFound({ id })) : Effect.succeed(outcomeOf(row[1], row[2])))
     }
-    if (listener !== undefined && over.length > 0) yield* database.run(forget, [uuids(over), text(channel)])
+    if (listener.listens && over.length > 0) yield* database.run(forget, [uuids(over), text(channel)])
   })
 
   // A failed look is the waiter's to know when it is its first; afterwards the floor looks again.
@@ -122,21 +122,19 @@ export const make = Effect.fnUntraced(function*(
   }).pipe(Effect.forever, Effect.forkScoped)
 
   yield* Effect.gen(function*() {
-    yield* Effect.sleep(Duration.times(listener === undefined ? pollFloor : floor, 0.8 + 0.4 * (yield* Random.next)))
+    yield* Effect.sleep(Duration.times(listener.listens ? floor : pollFloor, 0.8 + 0.4 * (yield* Random.next)))
     Queue.offerAllUnsafe(looks, waiting.keys())
   }).pipe(Effect.forever, Effect.forkScoped)
 
-  if (listener !== undefined) {
-    const events = yield* listener.subscribe(channel)
-    yield* Stream.fromQueue(events).pipe(
-      Stream.runForEach((event) =>
-        Effect.sync(() => {
-          Queue.offerAllUnsafe(looks, event._tag === "LookAgain" ? waiting.keys() : event.payload.split(","))
-        })
-      ),
-      Effect.forkScoped
-    )
-  }
+  const events = yield* listener.subscribe(channel)
+  yield* Stream.fromQueue(events).pipe(
+    Stream.runForEach((event) =>
+      Effect.sync(() => {
+        Queue.offerAllUnsafe(looks, event._tag === "LookAgain" ? waiting.keys() : event.payload.split(","))
+      })
+    ),
+    Effect.forkScoped
+  )
 
   return {
     outcome: (id: string): Effect.Effect<Outcome, BrokerError | TaskNotFound> =>

@@ -47,7 +47,7 @@ export const channelOf = (schema: string) => `horsies_wake_${schema}`.slice(0, 6
 export const make = Effect.fnUntraced(function*(
   database: Database,
   self: string,
-  listener: SessionListener["Service"] | undefined
+  listener: SessionListener["Service"]
 ) {
   const channel = channelOf(database.schema)
   const subscribers = new Set<Queue.Queue<WakeUp>>()
@@ -92,22 +92,20 @@ export const make = Effect.fnUntraced(function*(
     yield* Effect.sleep(window)
   })).pipe(Effect.forkScoped)
 
-  if (listener !== undefined) {
-    const events = yield* listener.subscribe(channel)
-    yield* Stream.fromQueue(events).pipe(
-      Stream.runForEach((event) =>
-        Effect.sync(() => {
-          if (event._tag === "LookAgain") return tell({ _tag: "LookAgain" })
-          const message = Option.getOrUndefined(decode(event.payload))
-          if (message?.from === self) return
-          // Also what another version of this code may have to say.
-          if (message === undefined || message.queues === "all") return tell({ _tag: "LookAgain" })
-          for (const [queue, priority, dueIn] of message.queues) tell({ _tag: "Sent", queue, priority, dueIn })
-        })
-      ),
-      Effect.forkScoped
-    )
-  }
+  const events = yield* listener.subscribe(channel)
+  yield* Stream.fromQueue(events).pipe(
+    Stream.runForEach((event) =>
+      Effect.sync(() => {
+        if (event._tag === "LookAgain") return tell({ _tag: "LookAgain" })
+        const message = Option.getOrUndefined(decode(event.payload))
+        if (message?.from === self) return
+        // Also what another version of this code may have to say.
+        if (message === undefined || message.queues === "all") return tell({ _tag: "LookAgain" })
+        for (const [queue, priority, dueIn] of message.queues) tell({ _tag: "Sent", queue, priority, dueIn })
+      })
+    ),
+    Effect.forkScoped
+  )
 
   return {
     /** Tells workers here and elsewhere. */

@@ -10,7 +10,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Latch from "effect/Latch"
 import * as Random from "effect/Random"
-import type { Broker, Hold, WorkerStart } from "../Broker.ts"
+import { type Broker, BrokerError, type Hold, Unavailable, type WorkerStart } from "../Broker.ts"
 import { backoff } from "./Completer.ts"
 import { notHandedBack } from "./messages.ts"
 
@@ -30,12 +30,16 @@ export interface Options {
   readonly onLost: Effect.Effect<ReadonlyArray<Hold>>
 }
 
+const unanswered = new BrokerError({ reason: new Unavailable({ message: "the heartbeat was not answered in time" }) })
+
 export const make = Effect.fnUntraced(function*(broker: Broker["Service"], options: Options, now: () => number) {
   let identity = SecureRandom.uuidV7Unsafe()
   let provenAt = now()
   /** Recovery waits one lease after an outage: everybody gets the time to come back. */
   let recoverFrom = Number.NEGATIVE_INFINITY
   const lost = yield* Latch.make()
+  // Below the interval: a heartbeat that hangs must not stand in the way of the next.
+  const deadline = Duration.millis(options.heartbeatInterval * 0.75)
 
   const register = (id: string) => {
     const sentAt = now()
@@ -47,7 +51,10 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
   const beat = Effect.gen(function*() {
     const sentAt = now()
     const worker = identity
-    const result = yield* Effect.result(broker.heartbeat(worker, options.running()))
+    const result = yield* broker.heartbeat(worker, options.running()).pipe(
+      Effect.timeoutOrElse({ duration: deadline, orElse: () => Effect.fail(unanswered) }),
+      Effect.result
+    )
     if (worker !== identity) return
     if (result._tag === "Failure") {
       recoverFrom = now() + options.lease

@@ -1,0 +1,159 @@
+/**
+ * A pool of connections: some that it keeps, more under load that are closed again when the load is gone, a bound on the
+ * wait for one, and never a dead one in the hands of a caller.
+ */
+import * as Clock from "effect/Clock"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Pool from "effect/Pool"
+import type * as Scope from "effect/Scope"
+import { ConnectionError, SqlError } from "effect/sql/SqlError"
+import type { PoolSize, PostgresConfig } from "../PostgresConfig.ts"
+import { monotonic, realClock } from "./Deadlines.ts"
+import { open, type OwnedConnection, type Purpose } from "./open.ts"
+
+/** Connections above the kept ones are closed when they have been idle for this long. */
+const overflowIdle = Duration.seconds(15)
+
+/** A connection that was used within this time is handed out without a ping. */
+const skipWindow = 1000
+
+/** A ping that takes longer counts as failed. */
+const pingTimeout = Duration.seconds(1)
+
+/** A connection of the pool. */
+export interface Member extends OwnedConnection {
+  readonly openedAt: number
+  lastUsedAt: number
+  used: boolean
+}
+
+/** What the pool is doing. */
+export interface Stats {
+  readonly size: number
+  readonly overflow: number
+  readonly open: number
+  readonly inUse: number
+  readonly waiting: number
+}
+
+export interface ConnectionPool {
+  /** A connection for the calling scope. Fails with a `ConnectionError` when there is none within `poolTimeout`. */
+  readonly take: Effect.Effect<Member, SqlError, Scope.Scope>
+  readonly stats: () => Stats
+}
+
+export const make = Effect.fnUntraced(function*(
+  config: PostgresConfig["Service"],
+  purpose: Purpose,
+  size: PoolSize,
+  prePing: boolean
+): Effect.fn.Return<ConnectionPool, never, Scope.Scope> {
+  const members = new Set<Member>()
+  const runFork = Effect.runForkWith(yield* Effect.context<never>())
+  let waiting = 0
+  const recycleAfter = Duration.toMillis(config.poolRecycle)
+
+  const acquire = Effect.gen(function*() {
+    const owned = yield* open(config, purpose)
+    const now = monotonic()
+    const member: Member = { ...owned, openedAt: now, lastUsedAt: now, used: false }
+    yield* Effect.acquireRelease(
+      Effect.sync(() => members.add(member)),
+      // The driver says goodbye when its scope closes; on a dead link nobody hears it.
+      () => Effect.sync(() => members.delete(member))
+    )
+    // A checkout that waits for this very connection would wait for ever: tell the pool now.
+    owned.onClose(() => runFork(Pool.invalidate(pool, member)))
+    return member
+  })
+
+  const pool: Pool.Pool<Member, SqlError> = yield* Pool.makeWithTTL({
+    acquire,
+    min: size.size,
+    max: size.size + size.overflow,
+    timeToLive: overflowIdle,
+    timeToLiveStrategy: "usage"
+  })
+
+  const stats = (): Stats => {
+    let inUse = 0
+    for (const member of members) if (member.used) inUse++
+    return { size: size.size, overflow: size.overflow, open: members.size, inUse, waiting }
+  }
+
+  const discard = (member: Member) => {
+    member.destroy()
+    return Pool.invalidate(pool, member)
+  }
+
+  /** Not interrupted: the driver would wait for a dead link. The socket is destroyed instead. */
+  const ping = (member: Member): Effect.Effect<boolean> =>
+    Effect.callback((resume) => {
+      const asking = Effect.runFork(member.connection.query("select 1", [], false))
+      const timer = Effect.runFork(
+        Effect.andThen(Effect.sleep(pingTimeout), Effect.sync(member.destroy)).pipe(
+          Effect.provideService(Clock.Clock, realClock)
+        )
+      )
+      asking.addObserver((exit) => {
+        timer.interruptUnsafe()
+        resume(Effect.succeed(Exit.isSuccess(exit)))
+      })
+    })
+
+  const fit: Effect.Effect<Member, SqlError, Scope.Scope> = Effect.flatMap(Pool.get(pool), (member) => {
+    const now = monotonic()
+    if (now - member.openedAt >= recycleAfter) return Effect.andThen(discard(member), fit)
+    if (!prePing || now - member.lastUsedAt < skipWindow) return Effect.succeed(member)
+    return Effect.flatMap(ping(member), (alive) => {
+      if (alive) return Effect.succeed(member)
+      // Where one link has died silently, others probably have: what is idle is opened anew rather than waited for.
+      for (const other of members) if (!other.used && other !== member) other.destroy()
+      return Effect.andThen(discard(member), fit)
+    })
+  })
+
+  const exhausted = Effect.suspend(() => {
+    const { inUse, open, overflow, size, waiting } = stats()
+    const message =
+      `no connection within ${Duration.format(config.poolTimeout)}: the pool has ${size} connections and ` +
+      `an overflow of ${overflow}; ${open} are open, ${inUse} in use, ${waiting + 1} callers waiting`
+    return Effect.fail(
+      new SqlError({
+        reason: new ConnectionError({ cause: new PoolTimeout(message), message, operation: "acquire" })
+      })
+    )
+  })
+
+  const waited = Effect.suspend(() => {
+    waiting++
+    return fit.pipe(
+      Effect.timeoutOrElse({ duration: config.poolTimeout, orElse: () => exhausted }),
+      Effect.ensuring(Effect.sync(() => waiting--)),
+      Effect.provideService(Clock.Clock, realClock)
+    )
+  })
+
+  return {
+    take: Effect.acquireRelease(
+      Effect.map(waited, (member) => {
+        member.used = true
+        return member
+      }),
+      (member) =>
+        Effect.sync(() => {
+          member.used = false
+          member.lastUsedAt = monotonic()
+        }),
+      { interruptible: true }
+    ),
+    stats
+  }
+})
+
+/** Why a checkout failed: told apart from a server that cannot be reached. */
+export class PoolTimeout extends Error {
+  readonly code = "POOL_TIMEOUT"
+}

@@ -1,0 +1,178 @@
+/**
+ * Opens connections that we can end from outside: on a dead link nothing but destroying the socket ends a statement
+ * promptly.
+ */
+import * as PgConnection from "@effect/sql-pg/PgConnection"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Scope from "effect/Scope"
+import { ConnectionError, isSqlError, SqlError } from "effect/sql/SqlError"
+import * as Net from "node:net"
+import type { Keepalives, PostgresConfig } from "../PostgresConfig.ts"
+import type { Endpoint, Host } from "../PostgresUrl.ts"
+import { sqlStateOf } from "./failure.ts"
+import { type Encryption, encryptions } from "./tls.ts"
+
+/** A connection and the means to end it at once. */
+export interface OwnedConnection {
+  readonly connection: PgConnection.PgConnection
+  /** Ends the connection now; a statement under way fails. */
+  readonly destroy: () => void
+  /** Runs when the socket has closed, for whatever reason. */
+  readonly onClose: (listener: () => void) => void
+}
+
+/** What a connection is for. */
+export interface Purpose {
+  readonly endpoint: Endpoint
+  /** A transaction pool: neither named statements nor start-up parameters. */
+  readonly transactionPool: boolean
+  /** The server's own limits for the statements of this connection. */
+  readonly limits: Readonly<Record<string, string>>
+}
+
+const keepAlive = (socket: Net.Socket, { count, idle, interval }: Keepalives) => {
+  // Node takes interval and count since 24.19; before, the kernel's stay.
+  const set: (enable: boolean, idle: number, interval: number, count: number) => unknown = socket.setKeepAlive
+  set.call(socket, true, idle, interval, count)
+}
+
+const connectSocket = (config: PostgresConfig["Service"], { host, port }: Host): Net.Socket => {
+  if (host.startsWith("/")) return Net.connect({ path: `${host}/.s.PGSQL.${port}` })
+  const socket = Net.connect({ host, port, noDelay: true })
+  const { keepalives } = config
+  if (keepalives !== undefined) socket.once("connect", () => keepAlive(socket, keepalives))
+  return socket
+}
+
+/** The server's side of the keepalives. */
+const serverKeepalives = (keepalives: Keepalives | undefined): Readonly<Record<string, string>> =>
+  keepalives === undefined ? {} : {
+    tcp_keepalives_idle: String(Math.max(1, Math.round(keepalives.idle / 1000))),
+    tcp_keepalives_interval: String(Math.max(1, Math.round(keepalives.interval / 1000))),
+    tcp_keepalives_count: String(keepalives.count)
+  }
+
+const attempt = Effect.fnUntraced(function*(
+  config: PostgresConfig["Service"],
+  { endpoint, transactionPool }: Purpose,
+  host: Host,
+  ssl: Encryption,
+  startupParameters: Readonly<Record<string, string>>
+): Effect.fn.Return<OwnedConnection, SqlError, Scope.Scope> {
+  let first: Net.Socket | undefined
+  const connection = yield* PgConnection.make({
+    // The driver never sees the URL: one that it cannot read ends up, password and all, in its error.
+    host: host.host,
+    port: host.port,
+    database: endpoint.database,
+    username: endpoint.username,
+    password: endpoint.password,
+    ssl,
+    applicationName: endpoint.applicationName ?? config.applicationName,
+    startupOptions: endpoint.options,
+    startupParameters,
+    connectTimeout: endpoint.connectTimeout ?? config.connectTimeout,
+    prepare: !transactionPool,
+    stream: () => {
+      // The first is the connection; later ones carry cancel requests.
+      const socket = connectSocket(config, host)
+      first ??= socket
+      return socket
+    }
+  })
+  // Made by then: the connection has been opened over it.
+  const socket = first!
+  return {
+    connection,
+    destroy: () => socket.destroy(),
+    onClose: (listener) => socket.once("close", listener)
+  }
+})
+
+/** Tries one thing after another, each in a scope that is closed when it fails. */
+const firstOf = Effect.fnUntraced(function*<A>(
+  attempts: ReadonlyArray<Effect.Effect<A, SqlError, Scope.Scope>>,
+  goOn: (error: SqlError) => boolean
+): Effect.fn.Return<A, SqlError, Scope.Scope> {
+  const scope = yield* Effect.scope
+  let last: SqlError | undefined
+  for (const one of attempts) {
+    const own = yield* Scope.fork(scope)
+    const exit = yield* Effect.exit(Scope.provide(one, own))
+    if (Exit.isSuccess(exit)) return exit.value
+    yield* Scope.close(own, exit)
+    const failure = exit.cause.reasons.find((reason) => reason._tag === "Fail")
+    if (failure === undefined) return yield* Effect.failCause(exit.cause)
+    last = failure.error
+    if (!goOn(last)) break
+  }
+  return yield* last!
+})
+
+const isUnsupportedParameter = (error: SqlError) => sqlStateOf(error) === "08P01"
+
+/** The server wants it the other way: it has no TLS, or its rules refuse this kind of connection. */
+const isEncryptionRefused = (error: SqlError) =>
+  sqlStateOf(error) === "28000" || /does not support TLS/.test(causeMessage(error))
+
+const causeMessage = ({ reason }: SqlError) =>
+  reason.cause instanceof Error ? reason.cause.message : String(reason.cause)
+
+const refusesWrites = () => {
+  const message = "none of the hosts accepts writes"
+  return new SqlError({ reason: new ConnectionError({ cause: new Error(message), message, operation: "connect" }) })
+}
+
+/**
+ * Opens a connection: the hosts in their order, each with every encryption that its `sslmode` allows. A pooler that
+ * refuses the start-up parameters gets none, and the limits are set in the session.
+ */
+export const open = Effect.fnUntraced(function*(
+  config: PostgresConfig["Service"],
+  purpose: Purpose
+): Effect.fn.Return<OwnedConnection, SqlError, Scope.Scope> {
+  const { endpoint, transactionPool } = purpose
+  const wanted = { ...serverKeepalives(config.keepalives), ...purpose.limits }
+
+  const openOn = (host: Host, ssl: Encryption) =>
+    transactionPool
+      ? attempt(config, purpose, host, ssl, {})
+      : firstOf([
+        attempt(config, purpose, host, ssl, wanted),
+        Effect.tap(attempt(config, purpose, host, ssl, {}), ({ connection }) =>
+          Effect.forEach(
+            Object.entries(wanted),
+            ([name, value]) => connection.query("select set_config($1, $2, false)", [name, value]),
+            { discard: true }
+          ))
+      ], isUnsupportedParameter)
+
+  const writable = (owned: OwnedConnection) =>
+    endpoint.targetSessionAttrs === "any" ? Effect.void : Effect.flatMap(
+      owned.connection.queryValues(
+        "select pg_is_in_recovery() or current_setting('transaction_read_only')::bool",
+        [],
+        false
+      ),
+      ([row]) => row?.[0] === true ? Effect.fail(refusesWrites()) : Effect.void
+    )
+
+  return yield* firstOf(
+    endpoint.hosts.map((host) =>
+      Effect.flatMap(
+        encryptions(endpoint, host),
+        (ways) => Effect.tap(firstOf(ways.map((ssl) => openOn(host, ssl)), isEncryptionRefused), writable)
+      )
+    ),
+    () => true
+  )
+})
+
+/** How long opening may take at most, over all hosts. */
+export const openBound = (config: PostgresConfig["Service"], endpoint: Endpoint): Duration.Duration =>
+  Duration.times(endpoint.connectTimeout ?? config.connectTimeout, endpoint.hosts.length)
+
+/** Whether a failure says that the server of this connection takes no writes: it was demoted, another is the primary. */
+export const isReadOnlyServer = (error: unknown): boolean => isSqlError(error) && sqlStateOf(error) === "25006"
