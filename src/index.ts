@@ -1,6 +1,7 @@
 /** A PostgreSQL task broker for Effect. One namespace per module; each can also be imported alone. */
 export * as Broker from "./Broker.ts"
 export * as EmbeddedPostgres from "./EmbeddedPostgres.ts"
+export * as Health from "./Health.ts"
 export * as MemoryBroker from "./MemoryBroker.ts"
 export * as PostgresBroker from "./PostgresBroker.ts"
 export * as PostgresConfig from "./PostgresConfig.ts"
