@@ -32,15 +32,22 @@ export const version = migrations.length
 /** Days for which partitions of the history are made ahead. */
 const daysAhead = 2
 
-/** The migrations as SQL, for those who apply them themselves. */
-export const sql = (schema: string): string =>
-  [
-    `create schema if not exists ${schema};`,
-    ...migrations.flatMap(({ id, name, statements }) => [
-      `-- migration ${id}: ${name}`,
-      ...statements(schema).map((statement) => `${statement};`)
-    ])
-  ].join("\n\n")
+/** Every statement of the migrations, for those who apply them themselves. */
+export const statements = (schema: string): ReadonlyArray<string> => [
+  `create schema if not exists ${schema}`,
+  `create table if not exists ${schema}.horsies_migrations (
+  migration_id integer primary key,
+  created_at timestamptz not null default now(),
+  name text not null
+)`,
+  ...migrations.flatMap(({ id, name, statements }) => [
+    ...statements(schema),
+    `insert into ${schema}.horsies_migrations (migration_id, name) values (${id}, '${name}')`
+  ])
+]
+
+/** The migrations as one text of SQL. */
+export const sql = (schema: string): string => statements(schema).map((statement) => `${statement};\n`).join("\n")
 
 const latest = Effect.fnUntraced(function*(client: SqlClient, schema: string) {
   const table = `${schema}.horsies_migrations`
