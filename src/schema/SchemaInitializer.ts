@@ -86,8 +86,9 @@ export const initialize = (options: Options): Effect.Effect<void, BrokerError, S
         yield* client.withTransaction(Effect.gen(function*() {
           // Before anything else, so that whoever waited sees what the first has made.
           yield* client.unsafe("select pg_advisory_xact_lock(hashtextextended($1, 0))", [`${schema}.horsies`])
+          // Not `to_regnamespace`: the session's cache of names does not hear of new ones while it waits for the lock.
           const [there] = yield* client.unsafe<{ readonly yes: boolean }>(
-            "select to_regnamespace($1) is not null as yes",
+            "select exists (select from pg_namespace where nspname = $1) as yes",
             [schema]
           )
           // Not `if not exists`: that asks for the right to create schemas even when there is nothing to create.
