@@ -1,6 +1,6 @@
 import { NodeRuntime } from "@effect/platform-node"
 import { Console, Effect, Layer, Schema } from "effect"
-import { EmbeddedPostgres, PostgresBroker, PostgresConfig, Task, Worker } from "effect-horsies"
+import { EmbeddedPostgres, PostgresBroker, Task, Worker } from "effect-horsies"
 
 // What there is to do: a name, what goes in, what comes out.
 class Greet extends Task.make("Greet", { payload: { name: Schema.String }, success: Schema.String }) {}
@@ -13,11 +13,8 @@ const program = Effect.gen(function*() {
   yield* Console.log(yield* handle.await)
 })
 
-// A PostgreSQL server that lives as long as the program. With your own: `PostgresBroker.layerConfig` and DATABASE_URL.
-const Broker = Layer.unwrap(Effect.gen(function*() {
-  const { url } = yield* EmbeddedPostgres.EmbeddedPostgres
-  return Layer.provide(PostgresBroker.layer, PostgresConfig.layer({ databaseUrl: url }))
-})).pipe(Layer.provide(EmbeddedPostgres.layer()))
+// On a PostgreSQL server that lives as long as the program. Without the last part: on the one that DATABASE_URL names.
+const Broker = PostgresBroker.layerConfig.pipe(Layer.provide(EmbeddedPostgres.layerDatabaseUrl()))
 
 const Live = GreetLive.pipe(Layer.provideMerge(Worker.layer()), Layer.provideMerge(Broker))
 

@@ -97,7 +97,9 @@ export const make = (database: Database, hooks: {
   const promote = (queues: ReadonlyArray<string>) =>
     Effect.flatMap(database.run(promoteStatement(schema), [texts(queues)]), ([row]) => {
       const next = row?.[0] as number | null ?? undefined
-      return next === undefined ? Effect.undefined : Effect.map(Random.next, (random) => next + random * dueJitter)
+      // Nothing to wait for, or more is due right now.
+      if (next === undefined || next <= 0) return Effect.succeed(next)
+      return Effect.map(Random.next, (random) => next + random * dueJitter)
     })
 
   const recover: Broker["Service"]["recover"] = Effect.gen(function*() {

@@ -6,7 +6,7 @@ import * as Effect from "effect/Effect"
 import * as Migrator from "effect/sql/Migrator"
 import { SqlClient } from "effect/sql/SqlClient"
 import { isSqlError } from "effect/sql/SqlError"
-import { BrokerError, SchemaMismatch } from "../Broker.ts"
+import { BrokerError, Refused, SchemaMismatch } from "../Broker.ts"
 import { brokerFailure } from "../connection/failure.ts"
 import * as tasks from "./migrations/0001_tasks.ts"
 
@@ -78,6 +78,13 @@ export const initialize = (options: Options): Effect.Effect<void, BrokerError, S
     Effect.gen(function*() {
       const client = (yield* SqlClient).withoutTransforms()
       const { migrate, schema } = options
+      yield* client.onDialectOrElse({
+        pg: () => Effect.void,
+        orElse: () =>
+          Effect.fail(
+            new BrokerError({ reason: new Refused({ message: "the SqlClient does not speak to PostgreSQL" }) })
+          )
+      })
       const found = yield* latest(client, schema)
       if (found !== undefined && found > version || found !== version && !migrate) {
         return yield* new BrokerError({ reason: compare(found) })
