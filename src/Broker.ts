@@ -315,7 +315,10 @@ export class Broker extends Context.Service<Broker, {
   /** Forgets a worker that has handed back or finished everything. */
   readonly deregister: (worker: string) => Effect.Effect<void, BrokerError>
 
-  /** Claims ready tasks, the most urgent first. A worker that was declared dead gets none. */
+  /**
+   * Claims ready tasks, the most urgent first; a broker may put tasks that were lost before in front of all others. A
+   * worker that was declared dead gets none.
+   */
   readonly claim: (
     worker: string,
     wants: ReadonlyArray<Want>

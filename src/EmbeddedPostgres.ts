@@ -15,6 +15,7 @@
  * Linux and macOS; not Windows.
  */
 import * as Clock from "effect/Clock"
+import * as ConfigProvider from "effect/ConfigProvider"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
@@ -140,3 +141,23 @@ export const make = (
  */
 export const layer = (options?: Options): Layer.Layer<EmbeddedPostgres, EmbeddedPostgresError> =>
   Layer.effect(EmbeddedPostgres, make(options))
+
+/**
+ * `layer`, and its URL where settings are read from the environment: what reads `HORSIES_DATABASE_URL` finds it, so
+ * development runs the layers that production runs.
+ *
+ * @example
+ * ```ts
+ * import { EmbeddedPostgres, PostgresBroker } from "effect-horsies"
+ * import { Layer } from "effect"
+ *
+ * const Broker = PostgresBroker.layerConfig.pipe(Layer.provide(EmbeddedPostgres.layerDatabaseUrl()))
+ * ```
+ */
+export const layerDatabaseUrl = (options?: Options): Layer.Layer<EmbeddedPostgres, EmbeddedPostgresError> =>
+  ConfigProvider.layerAdd(
+    EmbeddedPostgres.use(({ url }) =>
+      Effect.succeed(ConfigProvider.fromEnvRecord({ HORSIES_DATABASE_URL: Redacted.value(url) }))
+    ),
+    { asPrimary: true }
+  ).pipe(Layer.provideMerge(layer(options)))

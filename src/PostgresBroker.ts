@@ -25,7 +25,6 @@ import * as SecureRandom from "effect/crypto/SecureRandom"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { SqlClient } from "effect/sql/SqlClient"
-import * as Stream from "effect/Stream"
 import { Broker, BrokerError, Misconfigured, type Outcome } from "./Broker.ts"
 import * as PooledSql from "./connection/PooledSql.ts"
 import { SessionListener } from "./connection/SessionListener.ts"
@@ -48,23 +47,20 @@ const make = Effect.fnUntraced(function*(options: {
 }) {
   const { database, listener, noWorker, session } = options
   const self = SecureRandom.uuidV4Unsafe()
-  const wakeUps = yield* WakeUps.make(database, self, listener)
+  const { claim, finish, lowWater } = Claiming.make(database)
+  const wakeUps = yield* WakeUps.make(database, self, listener, (wakeUp) => {
+    // At once: whoever is woken by it, or has caused it, must not claim past it.
+    if (wakeUp._tag === "LookAgain") lowWater.forget()
+    else lowWater.arrived(wakeUp.queue, wakeUp.dueIn)
+  })
   const waiting = yield* Waiting.make(database, self, listener)
   const send = yield* Sending.make(database, wakeUps)
-  const { claim, finish, lowWater } = Claiming.make(database)
   const recovering = Recovering.make(database, {
     session,
     noWorker,
     ready: wakeUps.announceAll,
     failed: (ids) => waiting.ended(ids.map((id) => [id, undefined]))
   })
-
-  yield* Stream.fromQueue(yield* wakeUps.subscribe).pipe(
-    Stream.runForEach((wakeUp) =>
-      Effect.sync(() => wakeUp._tag === "LookAgain" ? lowWater.forget() : lowWater.arrived(wakeUp.queue, wakeUp.dueIn))
-    ),
-    Effect.forkScoped
-  )
 
   return Broker.of({
     ...recovering,
@@ -81,9 +77,9 @@ const make = Effect.fnUntraced(function*(options: {
       return result
     }),
     promote: (queues) => {
-      // What is promoted may be due earlier than anything claimed of late.
-      for (const queue of queues) lowWater.forget(queue)
-      return recovering.promote(queues)
+      // What is promoted may be due earlier than anything claimed of late, before the statement and while it runs.
+      const forget = Effect.sync(() => queues.forEach((queue) => lowWater.forget(queue)))
+      return Effect.ensuring(Effect.andThen(forget, recovering.promote(queues)), forget)
     },
     outcome: waiting.outcome,
     find: Finding.make(database),

@@ -105,6 +105,27 @@ export class CurrentTask extends Context.Service<CurrentTask, {
   readonly waited: Duration.Duration
 }>()("effect-horsies/Task/CurrentTask") {}
 
+/**
+ * A `CurrentTask` for the test of a handler alone; give what matters to it.
+ *
+ * @example
+ * ```ts
+ * handler({ name: "Ada" }).pipe(Effect.provide(Task.layerCurrentTask({ attempt: 3 })))
+ * ```
+ */
+export const layerCurrentTask = (task: Partial<CurrentTask["Service"]> = {}): Layer.Layer<CurrentTask> =>
+  Layer.succeed(CurrentTask, {
+    id: "00000000-0000-7000-8000-000000000000",
+    name: "Test",
+    queue: defaultQueue,
+    priority: lowestPriority,
+    attempt: 1,
+    losses: 0,
+    fence: 1,
+    waited: Duration.zero,
+    ...task
+  })
+
 /** One registered handler, as a worker runs it. */
 export interface Handler {
   readonly name: string
@@ -219,6 +240,15 @@ export interface Task<
   >
 }
 
+/** What the handlers of a definition take: `Task.Payload<typeof ResizeImage>`. */
+export type Payload<T extends { readonly payloadSchema: Schema.Top }> = T["payloadSchema"]["Type"]
+
+/** What the handlers of a definition succeed with. */
+export type Success<T extends { readonly successSchema: Schema.Top }> = T["successSchema"]["Type"]
+
+/** What the handlers of a definition fail with. */
+export type Error<T extends { readonly errorSchema: Schema.Top }> = T["errorSchema"]["Type"]
+
 const defaultSchedule = Schedule.min([Schedule.exponential("1 second"), Schedule.spaced("1 hour")]).pipe(
   Schedule.jittered
 )
@@ -229,8 +259,8 @@ const batchSize = 1000
 /**
  * Defines a task.
  *
- * `payload` is a schema or the fields of a struct. `success` defaults to nothing, `error` to no typed error, `queue` to
- * `"default"`, `priority` to 100. Without `retry` a failed attempt ends the task. `onWorkerLost: "fail"` ends it FAILED
+ * `payload` is a schema or the fields of a struct; it defaults to nothing, as does `success`. `error` defaults to no typed
+ * error, `queue` to `"default"`, `priority` to 100. Without `retry` a failed attempt ends the task. `onWorkerLost: "fail"` ends it FAILED
  * when its worker is lost; by default it runs again, up to three losses.
  *
  * @example
@@ -251,11 +281,11 @@ const batchSize = 1000
  */
 export const make = <
   const Name extends string,
-  Payload extends AnyPayload,
+  Payload extends AnyPayload = Schema.Void,
   Success extends Schema.Top = Schema.Void,
   Error extends Schema.Top = Schema.Never
 >(name: Name, options: {
-  readonly payload: Payload
+  readonly payload?: Payload | undefined
   readonly success?: Success | undefined
   readonly error?: Error | undefined
   readonly queue?: string | undefined
@@ -263,9 +293,10 @@ export const make = <
   readonly retry?: Retry<Error["Type"]> | undefined
   readonly onWorkerLost?: "retry" | "fail" | undefined
 }): Task<Name, PayloadSchema<Payload>, Success, Error> => {
-  const payloadSchema = (Schema.isSchema(options.payload)
-    ? options.payload
-    : Schema.Struct(options.payload as Schema.Struct.Fields)) as PayloadSchema<Payload>
+  const payload: AnyPayload = options.payload ?? Schema.Void
+  const payloadSchema = (Schema.isSchema(payload)
+    ? payload
+    : Schema.Struct(payload as Schema.Struct.Fields)) as PayloadSchema<Payload>
   const successSchema = (options.success ?? Schema.Void) as Success
   const errorSchema = (options.error ?? Schema.Never) as Error
   const queue = options.queue ?? defaultQueue

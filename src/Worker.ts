@@ -121,8 +121,8 @@ const make = Effect.fnUntraced(function*(options: Options) {
     yield* Effect.acquireRelease(
       Effect.suspend(() =>
         dispatcher.add(handler)
-          ? Effect.void
-          : Effect.annotateLogs(Effect.logInfo("the worker does not serve the queue of this task"), {
+          ? Effect.annotateLogs(Effect.logDebug("handling tasks"), { name: handler.name, queue: handler.queue })
+          : Effect.annotateLogs(Effect.logWarning("the worker does not serve the queue of this task"), {
             name: handler.name,
             queue: handler.queue
           })

@@ -34,53 +34,78 @@ export interface Underway {
   readonly startedAt: number
   /** By `monotonic`. */
   deadlineAt: number
-  /** When the link was last found alive, or the statement began. */
+  /** When the link was last found alive, or the statement began, and what had been read by then. */
   provenAt: number
+  bytesRead: number
+  /** Whether an answer is awaited: a stream whose consumer is busy with what it has waits for nothing. */
+  waiting: boolean
   probing: boolean
 }
 
 export interface Deadlines {
   readonly begin: (connection: OwnedConnection, deadline: Duration.Duration | undefined) => Underway
   readonly end: (statement: Underway) => void
+  /** Some of the answer is here, and more is not wanted yet. */
+  readonly pause: (statement: Underway) => void
+  /** More of the answer is wanted, within a deadline of its own. */
+  readonly resume: (statement: Underway, deadline: Duration.Duration | undefined) => void
   /** The statement is not wanted any more. */
   readonly hurry: (statement: Underway) => void
 }
 
 /**
- * Makes the keeper of a pool. `suspicious` is asked, once per `patience`, about a statement that has no deadline and
- * no answer: it destroys the connection if the link turns out to be dead.
+ * Makes the keeper of a pool. `isWorking` is asked about a statement for which nothing has come within `patience`: a link
+ * whose other end is not at work on it, or cannot be asked, and from which still nothing comes, is dead. It is ended
+ * within `bound`.
  */
 export const make = Effect.fnUntraced(function*(options: {
   readonly patience: Duration.Duration
-  readonly suspicious: (statement: Underway) => Effect.Effect<void>
+  readonly bound: Duration.Duration
+  readonly isWorking: (connection: OwnedConnection) => Effect.Effect<boolean, unknown>
 }): Effect.fn.Return<Deadlines, never, Scope.Scope> {
   const underway = new Set<Underway>()
   /** Open while anything is under way: an idle pool costs nothing. */
   const busy = yield* Latch.make()
   const patience = Duration.toMillis(options.patience)
+  /** One half of what is left is for asking, the other for an answer that is on its way. */
+  const half = Duration.millis((Duration.toMillis(options.bound) - patience) / 2)
   const context = yield* Effect.context<never>()
   const fork = Effect.runForkWith(Context.add(context, Clock.Clock, realClock))
+
+  const prove = (statement: Underway) => {
+    statement.provenAt = monotonic()
+    statement.bytesRead = statement.connection.bytesRead()
+  }
+  const isSilent = (statement: Underway) =>
+    underway.has(statement) && statement.waiting && statement.connection.bytesRead() === statement.bytesRead
+
+  const probe = (statement: Underway) =>
+    options.isWorking(statement.connection).pipe(
+      Effect.catchCause(() => Effect.succeed(false)),
+      Effect.timeoutOrElse({ duration: half, orElse: () => Effect.succeed(false) }),
+      Effect.tap((working) => working || !isSilent(statement) ? Effect.void : Effect.sleep(half)),
+      Effect.tap((working) => Effect.sync(() => !working && isSilent(statement) && statement.connection.destroy())),
+      Effect.ensuring(Effect.sync(() => {
+        statement.probing = false
+        prove(statement)
+      }))
+    )
+
+  const look = (statement: Underway, now: number) => {
+    if (!statement.waiting) return
+    if (now >= statement.deadlineAt) {
+      statement.connection.destroy()
+    } else if (!statement.probing && now - statement.provenAt >= patience) {
+      if (!isSilent(statement)) return prove(statement)
+      statement.probing = true
+      fork(probe(statement))
+    }
+  }
 
   yield* busy.await.pipe(
     Effect.andThen(Effect.sync(() => {
       const now = monotonic()
-      for (const statement of underway) {
-        if (now >= statement.deadlineAt) {
-          statement.connection.destroy()
-        } else if (
-          statement.deadlineAt === Number.POSITIVE_INFINITY && now - statement.provenAt >= patience &&
-          !statement.probing
-        ) {
-          statement.probing = true
-          fork(Effect.ensuring(
-            options.suspicious(statement),
-            Effect.sync(() => {
-              statement.probing = false
-              statement.provenAt = monotonic()
-            })
-          ))
-        }
-      }
+      for (const statement of underway) look(statement, now)
       if (underway.size === 0) busy.closeUnsafe()
     })),
     Effect.andThen(Effect.sleep(Duration.millis(tick))),
@@ -89,14 +114,19 @@ export const make = Effect.fnUntraced(function*(options: {
     Effect.forkScoped
   )
 
+  const deadlineAfter = (now: number, deadline: Duration.Duration | undefined) =>
+    deadline === undefined ? Number.POSITIVE_INFINITY : now + Duration.toMillis(deadline)
+
   return {
     begin: (connection, deadline) => {
       const now = monotonic()
       const statement: Underway = {
         connection,
         startedAt: now,
-        deadlineAt: deadline === undefined ? Number.POSITIVE_INFINITY : now + Duration.toMillis(deadline),
+        deadlineAt: deadlineAfter(now, deadline),
         provenAt: now,
+        bytesRead: connection.bytesRead(),
+        waiting: true,
         probing: false
       }
       underway.add(statement)
@@ -106,7 +136,16 @@ export const make = Effect.fnUntraced(function*(options: {
     end: (statement) => {
       underway.delete(statement)
     },
+    pause: (statement) => {
+      statement.waiting = false
+    },
+    resume: (statement, deadline) => {
+      statement.waiting = true
+      prove(statement)
+      statement.deadlineAt = deadlineAfter(statement.provenAt, deadline)
+    },
     hurry: (statement) => {
+      statement.waiting = true
       statement.deadlineAt = Math.min(statement.deadlineAt, monotonic() + cancelGrace)
     }
   }

@@ -5,13 +5,13 @@
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import * as Pool from "effect/Pool"
 import type * as Scope from "effect/Scope"
 import { ConnectionError, SqlError } from "effect/sql/SqlError"
 import type { PoolSize, PostgresConfig } from "../PostgresConfig.ts"
 import { monotonic, realClock } from "./Deadlines.ts"
 import { open, type OwnedConnection, type Purpose } from "./open.ts"
+import { within } from "./within.ts"
 
 /** Connections above the kept ones are closed when they have been idle for this long. */
 const overflowIdle = Duration.seconds(15)
@@ -25,8 +25,11 @@ const pingTimeout = Duration.seconds(1)
 /** A connection of the pool. */
 export interface Member extends OwnedConnection {
   readonly openedAt: number
-  lastUsedAt: number
+  /** When it was last used, or found alive. */
+  provenAt: number
   used: boolean
+  /** A transaction was begun on it and not ended. */
+  inTransaction: boolean
 }
 
 /** What the pool is doing. */
@@ -58,29 +61,34 @@ export const make = Effect.fnUntraced(function*(
   const acquire = Effect.gen(function*() {
     const owned = yield* open(config, purpose)
     const now = monotonic()
-    const member: Member = { ...owned, openedAt: now, lastUsedAt: now, used: false }
-    yield* Effect.acquireRelease(
-      Effect.sync(() => members.add(member)),
-      // The driver says goodbye when its scope closes; on a dead link nobody hears it.
-      () => Effect.sync(() => members.delete(member))
-    )
+    const member: Member = { ...owned, openedAt: now, provenAt: now, used: false, inTransaction: false }
+    members.add(member)
+    yield* Effect.addFinalizer(() => Effect.sync(() => members.delete(member)))
     // A checkout that waits for this very connection would wait for ever: tell the pool now.
     owned.onClose(() => runFork(Pool.invalidate(pool, member)))
     return member
   })
 
-  const pool: Pool.Pool<Member, SqlError> = yield* Pool.makeWithTTL({
-    acquire,
-    min: size.size,
-    max: size.size + size.overflow,
-    timeToLive: overflowIdle,
-    timeToLiveStrategy: "usage"
-  })
+  const pool: Pool.Pool<Member, SqlError> = yield* Effect.provideService(
+    Pool.makeWithTTL({
+      acquire,
+      min: size.size,
+      max: size.size + size.overflow,
+      timeToLive: overflowIdle,
+      timeToLiveStrategy: "usage"
+    }),
+    Clock.Clock,
+    realClock
+  )
 
   const stats = (): Stats => {
+    let open = 0
     let inUse = 0
-    for (const member of members) if (member.used) inUse++
-    return { size: size.size, overflow: size.overflow, open: members.size, inUse, waiting }
+    for (const member of members) {
+      if (!member.isClosed()) open++
+      if (member.used) inUse++
+    }
+    return { size: size.size, overflow: size.overflow, open, inUse, waiting }
   }
 
   const discard = (member: Member) => {
@@ -88,38 +96,32 @@ export const make = Effect.fnUntraced(function*(
     return Pool.invalidate(pool, member)
   }
 
-  /** Not interrupted: the driver would wait for a dead link. The socket is destroyed instead. */
   const ping = (member: Member): Effect.Effect<boolean> =>
-    Effect.callback((resume) => {
-      const asking = Effect.runFork(member.connection.query("select 1", [], false))
-      const timer = Effect.runFork(
-        Effect.andThen(Effect.sleep(pingTimeout), Effect.sync(member.destroy)).pipe(
-          Effect.provideService(Clock.Clock, realClock)
-        )
-      )
-      asking.addObserver((exit) => {
-        timer.interruptUnsafe()
-        resume(Effect.succeed(Exit.isSuccess(exit)))
-      })
-    })
+    within(member, pingTimeout, member.connection.query("select 1", [], false)).pipe(
+      Effect.as(true),
+      Effect.catch(() => Effect.succeed(false))
+    )
 
   const fit: Effect.Effect<Member, SqlError, Scope.Scope> = Effect.flatMap(Pool.get(pool), (member) => {
     const now = monotonic()
-    if (now - member.openedAt >= recycleAfter) return Effect.andThen(discard(member), fit)
-    if (!prePing || now - member.lastUsedAt < skipWindow) return Effect.succeed(member)
+    if (member.isClosed() || now - member.openedAt >= recycleAfter) return Effect.andThen(discard(member), fit)
+    if (!prePing || now - member.provenAt < skipWindow) return Effect.succeed(member)
     return Effect.flatMap(ping(member), (alive) => {
-      if (alive) return Effect.succeed(member)
+      if (alive) {
+        member.provenAt = monotonic()
+        return Effect.succeed(member)
+      }
       // Where one link has died silently, others probably have: what is idle is opened anew rather than waited for.
-      for (const other of members) if (!other.used && other !== member) other.destroy()
+      for (const other of members) if (!other.used && now - other.provenAt >= skipWindow) other.destroy()
       return Effect.andThen(discard(member), fit)
     })
   })
 
   const exhausted = Effect.suspend(() => {
-    const { inUse, open, overflow, size, waiting } = stats()
+    const { inUse, open, overflow, size } = stats()
     const message =
       `no connection within ${Duration.format(config.poolTimeout)}: the pool has ${size} connections and ` +
-      `an overflow of ${overflow}; ${open} are open, ${inUse} in use, ${waiting + 1} callers waiting`
+      `an overflow of ${overflow}; ${open} are open, ${inUse} in use, ${waiting} waiting`
     return Effect.fail(
       new SqlError({
         reason: new ConnectionError({ cause: new PoolTimeout(message), message, operation: "acquire" })
@@ -145,7 +147,9 @@ export const make = Effect.fnUntraced(function*(
       (member) =>
         Effect.sync(() => {
           member.used = false
-          member.lastUsedAt = monotonic()
+          member.provenAt = monotonic()
+          // Its next user would find itself inside.
+          if (member.inTransaction) member.destroy()
         }),
       { interruptible: true }
     ),

@@ -11,11 +11,12 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Metric from "effect/Metric"
 import * as Reactivity from "effect/reactivity/Reactivity"
+import * as Semaphore from "effect/Semaphore"
 import * as Client from "effect/sql/SqlClient"
 import type { Connection } from "effect/sql/SqlConnection"
 import { SqlError, UnknownError } from "effect/sql/SqlError"
 import * as Statement from "effect/sql/Statement"
-import type { BrokerError } from "../Broker.ts"
+import { BrokerError, Misconfigured } from "../Broker.ts"
 import { type PoolSize, PostgresConfig } from "../PostgresConfig.ts"
 import type { Endpoint } from "../PostgresUrl.ts"
 import * as Deadlines from "./Deadlines.ts"
@@ -23,6 +24,7 @@ import { fromSqlError, typedTransaction } from "./failure.ts"
 import { guard } from "./guard.ts"
 import { isReadOnlyServer, open, type Purpose } from "./open.ts"
 import * as Pool from "./Pool.ts"
+import { within } from "./within.ts"
 
 /** The figures of the pool, for health and diagnosis. */
 export class PoolStats extends Context.Service<PoolStats, {
@@ -61,16 +63,23 @@ const commit = (connection: Connection): Effect.Effect<void, SqlError> =>
     )
   })
 
-/** Asks, over another connection, whether the server still works for a process that has not answered for long. */
+/**
+ * Asks, over another connection, whether the server still works for a process that has not answered for long. Behind a
+ * pooler, whose process ids are its own, nobody knows: it counts as working.
+ */
 const isWorking = (config: PostgresConfig["Service"], purpose: Purpose, pid: number) =>
   Effect.scoped(Effect.gen(function*() {
-    const { connection, destroy } = yield* open(config, purpose)
-    yield* Effect.addFinalizer(() => Effect.sync(destroy))
-    const [row] = yield* connection.queryValues(
-      "select exists (select from pg_stat_activity where pid = $1 and state <> 'idle')",
-      [pid],
+    const owned = yield* open(config, purpose)
+    yield* Effect.addFinalizer(() => Effect.sync(owned.destroy))
+    // Without a state it is not for us to know.
+    const asking = owned.connection.queryValues(
+      `select pg_backend_pid() <> $2 or coalesce(
+        (select coalesce(state not like 'idle%', true) from pg_stat_activity where pid = $1), false
+      )`,
+      [pid, owned.connection.processId],
       false
     )
+    const [row] = yield* within(owned, config.deadPeerBound, asking)
     return row?.[0] === true
   }))
 
@@ -84,19 +93,17 @@ export const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"
   const pool = yield* Pool.make(config, purpose, options.size, options.prePing)
   const patience = Duration.millis(config.keepalives?.idle ?? Duration.toMillis(config.deadPeerBound) / 2)
 
+  // However many statements are slow, one connection more is enough to ask about them.
+  const asking = Semaphore.makeUnsafe(1)
   const deadlines = yield* Deadlines.make({
     patience,
+    bound: config.deadPeerBound,
     // Keepalives do not help a statement that waits for its answer, and a middle-man may answer them itself. The process
     // ids of a transaction pooler are its own: there the statement's deadline is all there is.
-    suspicious: ({ connection }) =>
-      options.transactionPool ? Effect.void : isWorking(config, purpose, connection.connection.processId).pipe(
-        Effect.catch(() => Effect.succeed(false)),
-        Effect.timeoutOrElse({
-          duration: Duration.subtract(config.deadPeerBound, patience),
-          orElse: () => Effect.succeed(false)
-        }),
-        Effect.map((working) => working ? undefined : connection.destroy())
-      )
+    isWorking: ({ connection }) =>
+      options.transactionPool
+        ? Effect.succeed(true)
+        : asking.withPermit(isWorking(config, purpose, connection.processId))
   })
 
   const guarded = (member: Pool.Member, connection = member.connection) =>
@@ -108,30 +115,13 @@ export const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"
       onFailure: (error) => isReadOnlyServer(error) && member.destroy()
     })
 
-  /** Ends a connection whose transaction was not ended: its next user would find itself inside it. */
-  const transactionAcquirer = Effect.gen(function*() {
-    const member = yield* pool.take
-    let inside = false
-    yield* Effect.addFinalizer(() => Effect.sync(() => inside && member.destroy()))
-    const connection = guarded(member, yield* member.connection.pin)
-    const follow = <A>(sql: string, effect: Effect.Effect<A, SqlError>) => {
-      if (sql.startsWith("BEGIN")) inside = true
-      return sql === "ROLLBACK" || sql === "COMMIT"
-        ? Effect.tap(effect, () => Effect.sync(() => (inside = false)))
-        : effect
-    }
-    return {
-      ...connection,
-      execute: (sql, params, transform) => follow(sql, connection.execute(sql, params, transform)),
-      executeRaw: (sql, params) => follow(sql, connection.executeRaw(sql, params)),
-      executeUnprepared: (sql, params, transform) => follow(sql, connection.executeUnprepared(sql, params, transform))
-    } satisfies Connection
-  })
-
   const client = yield* Client.make({
     acquirer: Effect.map(pool.take, (member) => guarded(member)),
     borrower: (use) => Effect.scoped(Effect.flatMap(pool.take, (member) => use(guarded(member)))),
-    transactionAcquirer,
+    transactionAcquirer: Effect.flatMap(
+      pool.take,
+      (member) => Effect.map(member.connection.pin, (connection) => guarded(member, connection))
+    ),
     compiler: PgClient.makeCompiler(),
     driver: "pg",
     prepareTransactionControls: true,
@@ -165,6 +155,28 @@ export const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"
   return { client: pgClient, stats }
 })
 
+const noTransactions = new BrokerError({
+  reason: new Misconfigured({
+    field: "databaseUrl",
+    code: "STATEMENT_POOL",
+    message:
+      "it leads to a pooler that ends every connection that begins a transaction; set its pool_mode to transaction"
+  })
+})
+
+/** Proves that the server can be reached, and that what is called a transaction pool is no statement pool. */
+const prove = (client: PgClient.PgClient, transactionPool: boolean): Effect.Effect<unknown, BrokerError> => {
+  const statement = Effect.mapError(client`select 1`, fromSqlError)
+  if (!transactionPool) return statement
+  const transaction = Effect.mapError(client.withTransaction(client`select 1`), fromSqlError)
+  // Once could be an accident. Not twice, when statements alone succeed.
+  const again = Effect.andThen(
+    statement,
+    Effect.mapError(transaction, (error) => error.isRetryable ? noTransactions : error)
+  )
+  return Effect.andThen(statement, Effect.catchIf(transaction, (error) => error.isRetryable, () => again))
+}
+
 /** Which of the settings' sizes a pool has. */
 export type Profile = "general" | "worker" | "child"
 
@@ -181,12 +193,12 @@ const layerProfile = (
         prePing: profile === "child" ? config.childPoolCheck : config.poolPrePing,
         limited: true
       })
-      if (profile !== "child") yield* client`select 1`
+      if (profile !== "child") yield* prove(client, config.pgbouncerTransactionMode)
       return Context.make(PgClient.PgClient, client).pipe(
         Context.add(Client.SqlClient, client),
         Context.add(PoolStats, { get: stats })
       )
-    }).pipe(Effect.mapError(fromSqlError))
+    })
   ).pipe(Layer.provide(Reactivity.layer))
 
 /**

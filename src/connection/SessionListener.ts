@@ -13,7 +13,6 @@ import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
 import * as Random from "effect/Random"
@@ -27,14 +26,15 @@ import type { Endpoint } from "../PostgresUrl.ts"
 import * as ConnectionState from "./ConnectionState.ts"
 import { monotonic, realClock } from "./Deadlines.ts"
 import { fromSqlError } from "./failure.ts"
-import { open } from "./open.ts"
+import { open, type OwnedConnection } from "./open.ts"
 import { type Event, lookAgain, Subscribers } from "./Subscribers.ts"
+import { within } from "./within.ts"
 
 /** The first try to reconnect comes within this time, in milliseconds; later ones back off to the cap. */
 const firstDelay = 200
 const delayCap = 5000
 
-/** How long the first notification to itself may take. One that never comes was swallowed by a transaction pooler. */
+/** How long a notification may take once it is on its way. One that never comes was swallowed by a transaction pooler. */
 const selfTestDeadline = Duration.seconds(2)
 
 /** The session connection as a service. */
@@ -110,16 +110,17 @@ const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"], endp
     )
     // Pinned once: on an unpinned connection the second LISTEN would wait for the first to end.
     const connection = yield* Scope.provide(owned.connection.pin, scope)
-    // The driver takes seconds to leave a dead link: the socket goes first.
+    const channels = yield* Scope.fork(scope)
+    // Closed before the channels are: UNLISTEN would wait for a link that may be dead.
     yield* Scope.addFinalizer(scope, Effect.sync(owned.destroy))
     const lost = yield* Deferred.make<never, SqlError>()
     let heardAt = monotonic()
 
     const listening = new Map<string, Scope.Closeable>()
     const listen = Effect.fnUntraced(function*(channel: string, heard: (payload: string) => void) {
-      const own = yield* Scope.fork(scope)
+      const own = yield* Scope.fork(channels)
       listening.set(channel, own)
-      const notifications = yield* Scope.provide(connection.listen(channel), own)
+      const notifications = yield* within(owned, probeDeadline, Scope.provide(connection.listen(channel), own))
       yield* Stream.fromQueue(notifications).pipe(
         Stream.runForEach(({ payload }) =>
           Effect.sync(() => {
@@ -138,28 +139,40 @@ const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"], endp
       )
     const follow = (channel: string) => {
       const own = listening.get(channel)
-      if (subscribers.has(channel)) return own === undefined ? listenFor(channel) : Effect.void
+      if (subscribers.has(channel)) {
+        // Whoever came before the last one's leaving was noticed has yet to be told.
+        return own === undefined ? listenFor(channel) : Effect.sync(() => subscribers.tell(channel, lookAgain))
+      }
       listening.delete(channel)
-      return own === undefined ? Effect.void : Scope.close(own, Exit.void)
+      return own === undefined ? Effect.void : within(owned, probeDeadline, Scope.close(own, Exit.void))
     }
 
     // Itself: a channel that only this connection uses.
     const self = `horsies_self_${SecureRandom.uuidV4Unsafe().replaceAll("-", "")}`
     let echoed: Deferred.Deferred<void> | undefined
     yield* listen(self, () => echoed === undefined ? undefined : Deferred.doneUnsafe(echoed, Effect.void))
-    const probe = Effect.fnUntraced(function*<E>(deadline: Duration.Duration, late: E) {
+    const probe = Effect.fnUntraced(function*(notifier: OwnedConnection) {
       const startedAt = monotonic()
       const answer = yield* Deferred.make<void>()
       echoed = answer
-      // Not interrupted when it is late: the driver would wait for the dead link. The socket goes with the scope.
-      const asking = yield* Effect.forkIn(connection.query("select pg_notify($1, '')", [self], false), scope)
-      yield* Fiber.join(asking).pipe(
-        Effect.andThen(Deferred.await(answer)),
-        Effect.timeoutOrElse({ duration: deadline, orElse: () => Effect.fail(late) })
-      )
+      yield* within(notifier, probeDeadline, notifier.connection.query("select pg_notify($1, '')", [self], false))
+      yield* Effect.timeoutOrElse(Deferred.await(answer), {
+        duration: selfTestDeadline,
+        orElse: () => Effect.fail(proven ? probeLost() : new ListenSwallowed())
+      })
       yield* state.connected(Duration.millis(monotonic() - startedAt))
     })
-    yield* probe(proven ? probeDeadline : selfTestDeadline, new ListenSwallowed())
+    if (!proven) {
+      // A transaction pooler may run what we send where we listened, and give us the notification with the answer: only
+      // one that comes while we are idle proves anything.
+      yield* Effect.scoped(Effect.gen(function*() {
+        const other = yield* open(config, { endpoint, transactionPool: false, limits: {} })
+        yield* Effect.addFinalizer(() => Effect.sync(other.destroy))
+        yield* probe(other)
+      }))
+    }
+    const itself = { ...owned, connection }
+    yield* probe(itself)
     proven = true
 
     const queue = yield* Queue.unbounded<string>()
@@ -171,7 +184,7 @@ const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"], endp
     const watch = Effect.gen(function*() {
       const wait = heardAt + probeInterval - monotonic()
       if (wait > 0) yield* Effect.sleep(Duration.millis(wait))
-      else yield* probe(probeDeadline, probeLost())
+      else yield* probe(itself)
     })
     return yield* Effect.raceAllFirst([
       Deferred.await(lost),

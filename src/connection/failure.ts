@@ -23,10 +23,24 @@ const socketFailures = new Set([
   "EHOSTUNREACH",
   "ENETUNREACH",
   "EHOSTDOWN",
+  "ENETDOWN",
+  "ENETRESET",
+  "ENOTCONN",
+  "EADDRNOTAVAIL",
   "ENOTFOUND",
   "EAI_AGAIN",
-  "ENOENT"
+  "ENOENT",
+  // The connection was ended on this side, a moment before it was written to.
+  "ERR_STREAM_DESTROYED",
+  "ERR_STREAM_WRITE_AFTER_END",
+  "ERR_SOCKET_CLOSED"
 ])
+
+/** What is short of room: connections of the pool, and what the system has for sockets. */
+const shortages = new Set(["POOL_TIMEOUT", "EMFILE", "ENFILE", "ENOBUFS"])
+
+/** What a pooler refuses for good; anything else that it says itself will pass. PgBouncer has one code for all of it. */
+const refusedByPooler = /startup parameter|authentication|password|does not exist|no such|not allowed in|SSL|TLS/i
 
 const codeOf = (cause: unknown): string | undefined =>
   Predicate.hasProperty(cause, "code") && typeof cause.code === "string" ? cause.code : undefined
@@ -40,11 +54,9 @@ const messageOf = (error: SqlError): string => {
   return text.replaceAll("\n", " ")
 }
 
-/** The SQLSTATE that the server gave, if the failure came from the server. */
-export const sqlStateOf = (error: SqlError): string | undefined => {
-  const code = codeOf(error.reason.cause)
-  return code !== undefined && /^[0-9A-Z]{5}$/.test(code) && !socketFailures.has(code) ? code : undefined
-}
+/** The SQLSTATE that the server gave, if the failure came from the server: EPIPE looks like one. */
+export const sqlStateOf = (error: SqlError): string | undefined =>
+  Predicate.hasProperty(error.reason.cause, "severity") ? codeOf(error.reason.cause) : undefined
 
 const reasonOf = (error: SqlError): BrokerErrorReason => {
   const code = codeOf(error.reason.cause)
@@ -55,13 +67,21 @@ const reasonOf = (error: SqlError): BrokerErrorReason => {
     ...(sqlState === undefined ? {} : { sqlState })
   }
   if (sqlState === undefined) {
+    if (code !== undefined && shortages.has(code)) return new Overloaded(fields)
     const lost = code === undefined
       ? error.reason._tag === "ConnectionError" && !/certificate|COPY|message size/i.test(fields.message)
       : socketFailures.has(code)
     return lost ? new Unavailable(fields) : new Refused(fields)
   }
   if (conflicts.has(sqlState)) return new Conflict(fields)
-  if (outages.has(sqlState) || (sqlState.startsWith("08") && sqlState !== "08P01")) return new Unavailable(fields)
+  if (sqlState === "08P01") {
+    // A server's own errors say where in its code they come from.
+    if (Predicate.hasProperty(error.reason.cause, "routine") || refusedByPooler.test(fields.message)) {
+      return new Refused(fields)
+    }
+    return /no more connections/i.test(fields.message) ? new Overloaded(fields) : new Unavailable(fields)
+  }
+  if (outages.has(sqlState) || sqlState.startsWith("08")) return new Unavailable(fields)
   if (sqlState.startsWith("53") || sqlState.startsWith("58")) return new Overloaded(fields)
   return new Refused(fields)
 }

@@ -1,14 +1,17 @@
 /** The driver's connection as the SQL client uses it: with deadlines, prompt interruption, and the echo. */
 import type * as PgConnection from "@effect/sql-pg/PgConnection"
+import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import type * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as Scope from "effect/Scope"
 import type { Connection } from "effect/sql/SqlConnection"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
-import { type Deadlines, monotonic, StatementDeadline } from "./Deadlines.ts"
-import type { OwnedConnection } from "./open.ts"
+import { type Deadlines, monotonic, StatementDeadline, type Underway } from "./Deadlines.ts"
+import type { Member } from "./Pool.ts"
 
 export interface Options {
   readonly deadlines: Deadlines
@@ -22,39 +25,70 @@ export interface Options {
 /** The server ends a statement at its own limit; ours comes after it, for when its answer does not. */
 const afterTheServer = Duration.seconds(1)
 
-export const guard = (
-  owned: OwnedConnection,
-  connection: PgConnection.PgConnection,
-  options: Options
-): Connection => {
+/** Statements that begin and end a transaction. */
+const begins = /^\s*(?:begin|start\s+transaction)\b/i
+const ends = /^\s*(?:commit|end|rollback|abort)\b(?!.*\b(?:to|chain)\b)/is
+
+export const guard = (member: Member, connection: PgConnection.PgConnection, options: Options): Connection => {
+  const begin = (sql: string, deadline: Duration.Duration | undefined) => {
+    if (begins.test(sql)) member.inTransaction = true
+    return options.deadlines.begin(member, deadline)
+  }
+  const end = (sql: string, statement: Underway, exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> => {
+    options.deadlines.end(statement)
+    if (exit._tag === "Success" && ends.test(sql)) member.inTransaction = false
+    return options.echo ? echo(sql, monotonic() - statement.startedAt, exit) : Effect.void
+  }
+  const deadlineOf = (fiber: Fiber.Fiber<unknown, unknown>) =>
+    Context.get(fiber.context, StatementDeadline) ??
+      (options.statementTimeout === undefined ? undefined : Duration.sum(options.statementTimeout, afterTheServer))
+
   /**
    * The statement runs in a fiber of its own: interrupting it makes the driver cancel and drain, which takes seconds on
    * a dead link; the deadline that is set first keeps that short.
    */
   const run = <A>(sql: string, effect: Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> =>
-    Effect.withFiber((fiber) => {
-      const deadline = Context.get(fiber.context, StatementDeadline) ??
-        (options.statementTimeout === undefined ? undefined : Duration.sum(options.statementTimeout, afterTheServer))
-      return Effect.callback<A, SqlError>((resume) => {
-        const statement = options.deadlines.begin(owned, deadline)
+    Effect.withFiber((fiber) =>
+      Effect.callback<A, SqlError>((resume) => {
+        const statement = begin(sql, deadlineOf(fiber))
         const running = Effect.runForkWith(fiber.context)(effect)
         running.addObserver((exit) => {
-          options.deadlines.end(statement)
           if (exit._tag === "Failure") {
             const failure = exit.cause.reasons.find((reason) => reason._tag === "Fail")
             if (failure !== undefined) options.onFailure(failure.error)
           }
-          resume(options.echo ? Effect.andThen(echo(sql, monotonic() - statement.startedAt, exit._tag), exit) : exit)
+          resume(Effect.andThen(end(sql, statement, exit), exit))
         })
         return Effect.suspend(() => {
           options.deadlines.hurry(statement)
-          return Fiber.interrupt(running)
+          return Effect.flatMap(
+            Effect.andThen(Fiber.interrupt(running), Fiber.await(running)),
+            (exit) => end(sql, statement, exit)
+          )
         })
       })
-    })
+    )
 
   const rows = (sql: string, params: ReadonlyArray<unknown>, prepare: boolean) =>
     run(sql, Effect.map(connection.query(sql, params, prepare), (result) => result.rows))
+
+  /** The deadline holds for each piece of the answer, not for what the consumer does with it. */
+  const stream = (sql: string, params: ReadonlyArray<unknown>) =>
+    Stream.unwrap(Effect.withFiber((fiber) =>
+      Effect.acquireRelease(
+        Effect.sync(() => begin(sql, deadlineOf(fiber))),
+        (statement, exit) => end(sql, statement, exit)
+      ).pipe(Effect.map((statement) =>
+        Stream.transformPull(connection.stream(sql, params), (pull, scope) => {
+          const more = Effect.suspend(() => {
+            options.deadlines.resume(statement, deadlineOf(fiber))
+            return Effect.ensuring(pull, Effect.sync(() => options.deadlines.pause(statement)))
+          })
+          // Before the driver drains what is left.
+          return Effect.as(Scope.addFinalizer(scope, Effect.sync(() => options.deadlines.hurry(statement))), more)
+        })
+      ))
+    ))
 
   return {
     execute: (sql, params, transform) =>
@@ -62,8 +96,8 @@ export const guard = (
     executeRaw: (sql, params) => run(sql, connection.query(sql, params)),
     executeStream: (sql, params, transform) =>
       transform === undefined
-        ? connection.stream(sql, params)
-        : Stream.mapArray(connection.stream(sql, params), (some) => transform(some) as typeof some),
+        ? stream(sql, params)
+        : Stream.mapArray(stream(sql, params), (some) => transform(some) as typeof some),
     executeValues: (sql, params) => run(sql, connection.queryValues(sql, params)),
     executeValuesUnprepared: (sql, params) => run(sql, connection.queryValues(sql, params, false)),
     executeUnprepared: (sql, params, transform) =>
@@ -71,9 +105,9 @@ export const guard = (
   }
 }
 
-const echo = (sql: string, millis: number, outcome: "Success" | "Failure") =>
+const echo = (sql: string, millis: number, exit: Exit.Exit<unknown, unknown>) =>
   Effect.annotateLogs(Effect.logInfo("statement"), {
     sql: sql.trim().replaceAll(/\s+/g, " "),
     duration: Duration.format(Duration.millis(Math.round(millis * 100) / 100)),
-    outcome
+    outcome: exit._tag === "Success" ? "Success" : Cause.hasInterruptsOnly(exit.cause) ? "Interrupted" : "Failure"
   })

@@ -13,14 +13,19 @@ import type { Keepalives, PostgresConfig } from "../PostgresConfig.ts"
 import type { Endpoint, Host } from "../PostgresUrl.ts"
 import { sqlStateOf } from "./failure.ts"
 import { type Encryption, encryptions } from "./tls.ts"
+import { within } from "./within.ts"
 
 /** A connection and the means to end it at once. */
 export interface OwnedConnection {
   readonly connection: PgConnection.PgConnection
-  /** Ends the connection now; a statement under way fails. */
+  /** Ends the connection now; a statement under way fails, and so does a request to cancel it. */
   readonly destroy: () => void
+  /** Whether it has ended, as far as is known here. */
+  readonly isClosed: () => boolean
   /** Runs when the socket has closed, for whatever reason. */
   readonly onClose: (listener: () => void) => void
+  /** Grows with everything that comes from the server. */
+  readonly bytesRead: () => number
 }
 
 /** What a connection is for. */
@@ -62,6 +67,10 @@ const attempt = Effect.fnUntraced(function*(
   startupParameters: Readonly<Record<string, string>>
 ): Effect.fn.Return<OwnedConnection, SqlError, Scope.Scope> {
   let first: Net.Socket | undefined
+  const sockets = new Set<Net.Socket>()
+  // The driver says goodbye and leaves the socket to the other side, which may be gone: without this a half-open
+  // connection would outlive its scope.
+  yield* Effect.addFinalizer(() => Effect.sync(() => first?.destroySoon()))
   const connection = yield* PgConnection.make({
     // The driver never sees the URL: one that it cannot read ends up, password and all, in its error.
     host: host.host,
@@ -78,6 +87,8 @@ const attempt = Effect.fnUntraced(function*(
     stream: () => {
       // The first is the connection; later ones carry cancel requests.
       const socket = connectSocket(config, host)
+      sockets.add(socket)
+      socket.once("close", () => sockets.delete(socket))
       first ??= socket
       return socket
     }
@@ -86,8 +97,12 @@ const attempt = Effect.fnUntraced(function*(
   const socket = first!
   return {
     connection,
-    destroy: () => socket.destroy(),
-    onClose: (listener) => socket.once("close", listener)
+    destroy: () => {
+      for (const each of sockets) each.destroy()
+    },
+    isClosed: () => socket.destroyed || !socket.readable,
+    onClose: (listener) => socket.closed ? listener() : socket.once("close", listener),
+    bytesRead: () => socket.bytesRead
   }
 })
 
@@ -134,6 +149,7 @@ export const open = Effect.fnUntraced(function*(
   purpose: Purpose
 ): Effect.fn.Return<OwnedConnection, SqlError, Scope.Scope> {
   const { endpoint, transactionPool } = purpose
+  const bound = endpoint.connectTimeout ?? config.connectTimeout
   const wanted = { ...serverKeepalives(config.keepalives), ...purpose.limits }
 
   const openOn = (host: Host, ssl: Encryption) =>
@@ -141,20 +157,28 @@ export const open = Effect.fnUntraced(function*(
       ? attempt(config, purpose, host, ssl, {})
       : firstOf([
         attempt(config, purpose, host, ssl, wanted),
-        Effect.tap(attempt(config, purpose, host, ssl, {}), ({ connection }) =>
-          Effect.forEach(
-            Object.entries(wanted),
-            ([name, value]) => connection.query("select set_config($1, $2, false)", [name, value]),
-            { discard: true }
+        Effect.tap(attempt(config, purpose, host, ssl, {}), (owned) =>
+          within(
+            owned,
+            bound,
+            Effect.forEach(
+              Object.entries(wanted),
+              ([name, value]) => owned.connection.query("select set_config($1, $2, false)", [name, value]),
+              { discard: true }
+            )
           ))
       ], isUnsupportedParameter)
 
   const writable = (owned: OwnedConnection) =>
     endpoint.targetSessionAttrs === "any" ? Effect.void : Effect.flatMap(
-      owned.connection.queryValues(
-        "select pg_is_in_recovery() or current_setting('transaction_read_only')::bool",
-        [],
-        false
+      within(
+        owned,
+        bound,
+        owned.connection.queryValues(
+          "select pg_is_in_recovery() or current_setting('transaction_read_only')::bool",
+          [],
+          false
+        )
       ),
       ([row]) => row?.[0] === true ? Effect.fail(refusesWrites()) : Effect.void
     )

@@ -11,6 +11,9 @@ import { brokerFailure } from "../connection/failure.ts"
 /** One row, its columns in the order of the statement. */
 export type Row = ReadonlyArray<unknown>
 
+/** Whether a text can be the id of a task. Anything else the driver refuses to send, and with it the whole batch. */
+export const isUuid = (id: string): boolean => /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(id)
+
 /** The database as the groups of statements see it. */
 export interface Database {
   /** The PostgreSQL schema that holds the tables. */

@@ -49,9 +49,10 @@ const claimedTask = (row: Row): Claimed => ({
 /** Rows of a claim have a fence, rows of what was recorded have none. */
 const isClaimed = (row: Row) => row[3] !== null
 
-/** Rows come back in no order. */
+/** Rows come back in no order. Tasks that were lost before go first: they were claimed for slots and are to start at once. */
 const byUrgency = (a: Claimed, b: Claimed) =>
-  a.priority - b.priority || a.dueAt - b.dueAt || (a.id < b.id ? -1 : a.id > b.id ? 1 : 0)
+  Number(b.losses > 0) - Number(a.losses > 0) || a.priority - b.priority || a.dueAt - b.dueAt ||
+  (a.id < b.id ? -1 : a.id > b.id ? 1 : 0)
 
 const attemptParameters = (attempts: ReadonlyArray<EndedAttempt>) => {
   const ended: Array<EndedAttempt> = []
@@ -86,7 +87,7 @@ export const make = (database: Database) => {
     execute: (parameters: ReadonlyArray<unknown>) => Effect.Effect<ReadonlyArray<Row>, BrokerError>
   ) {
     const now = (yield* Clock.Clock).currentTimeMillisUnsafe()
-    const { lanes, marked } = lowWater.lanes(wants, now)
+    const { forgotten, lanes, marked } = lowWater.lanes(wants, now)
     const rows = yield* execute([
       texts(wants.map((want) => want.queue)),
       integers(wants.map((want) => want.slots)),
@@ -98,7 +99,7 @@ export const make = (database: Database) => {
       integers(lanes.map((lane) => lane.toPriority))
     ])
     const tasks = rows.filter(isClaimed).map(claimedTask).sort(byUrgency)
-    lowWater.learn(wants, tasks, now)
+    lowWater.learn(wants, tasks, now, forgotten)
     if (tasks.length > 0 || !marked) return { tasks, rows }
     lowWater.forget()
     const again = yield* claim(worker, wants)

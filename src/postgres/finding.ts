@@ -2,8 +2,8 @@
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
-import { AttemptRecord, type TaskRecord, type TaskState } from "../Broker.ts"
-import { type Database, float, type Row, uuid } from "./Database.ts"
+import { AttemptRecord, type BrokerError, type TaskRecord, type TaskState } from "../Broker.ts"
+import { type Database, float, isUuid, type Row, uuid } from "./Database.ts"
 import { earliestOf, outcomeOf } from "./waiting.ts"
 
 const epochMillis = (column: string) => `(extract(epoch from ${column}) * 1000)::float8`
@@ -64,8 +64,8 @@ const taskRecord = (row: Row): TaskRecord => {
 
 export const make = (database: Database) => {
   const statement = findStatement(database.schema)
-  return (id: string) =>
-    Effect.map(
+  return (id: string): Effect.Effect<Option.Option<TaskRecord>, BrokerError> =>
+    !isUuid(id) ? Effect.succeedNone : Effect.map(
       database.run(statement, [uuid(id), float(earliestOf([id]))]),
       ([row]) => row === undefined ? Option.none() : Option.some(taskRecord(row))
     )

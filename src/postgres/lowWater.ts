@@ -27,9 +27,16 @@ export class LowWater {
   /** Queue, name, priority: the due time of the last task claimed there. */
   private readonly marks = new Map<string, Map<string, Map<number, number>>>()
   private readonly since = new Map<string, number>()
+  /** How often somebody had marks forgotten. */
+  private forgotten = 0
 
-  /** Forgets the marks of a queue, or all. */
+  /** Forgets the marks of a queue, or all; what claims that are under way have to teach is not learned any more. */
   forget(queue?: string) {
+    this.forgotten += 1
+    this.drop(queue)
+  }
+
+  private drop(queue?: string) {
     if (queue === undefined) this.marks.clear()
     else this.marks.delete(queue)
   }
@@ -39,12 +46,16 @@ export class LowWater {
     if (dueIn < -slack / 2) this.forget(queue)
   }
 
-  /** The lanes to claim from, in order, and whether any of them starts at a mark. */
-  lanes(wants: ReadonlyArray<Want>, now: number): { readonly lanes: ReadonlyArray<Lane>; readonly marked: boolean } {
+  /** The lanes to claim from, in order, whether any of them starts at a mark, and what `learn` wants to know. */
+  lanes(wants: ReadonlyArray<Want>, now: number): {
+    readonly lanes: ReadonlyArray<Lane>
+    readonly marked: boolean
+    readonly forgotten: number
+  } {
     const lanes: Array<Lane> = []
     let marked = false
     for (const [want, { names, queue }] of wants.entries()) {
-      if (now - (this.since.get(queue) ?? 0) >= age) this.forget(queue)
+      if (now - (this.since.get(queue) ?? 0) >= age) this.drop(queue)
       for (const name of names) {
         const marks = [...this.marks.get(queue)?.get(name) ?? []].sort((a, b) => a[0] - b[0])
         let fromPriority = 0
@@ -58,19 +69,26 @@ export class LowWater {
         lanes.push({ want, name, fromPriority, fromDueAt, toPriority: lowestPriority })
       }
     }
-    return { lanes, marked }
+    return { lanes, marked, forgotten: this.forgotten }
   }
 
   /** Learns from a claim. A claim that found less than it wanted has seen the end, and needs no marks. */
-  learn(wants: ReadonlyArray<Want>, claimed: ReadonlyArray<ClaimedTask & { readonly dueAt: number }>, now: number) {
+  learn(
+    wants: ReadonlyArray<Want>,
+    claimed: ReadonlyArray<ClaimedTask & { readonly dueAt: number }>,
+    now: number,
+    forgotten: number
+  ) {
     const counts = new Map<string, number>()
     for (const task of claimed) counts.set(task.queue, (counts.get(task.queue) ?? 0) + 1)
     for (const { ahead, queue, slots } of wants) {
       if ((counts.get(queue) ?? 0) < slots + ahead) {
-        this.forget(queue)
+        this.drop(queue)
         counts.delete(queue)
       }
     }
+    // Something earlier may have come while the claim was under way: its marks would hide that.
+    if (forgotten !== this.forgotten) return
     for (const { dueAt, losses, name, priority, queue } of claimed) {
       if (losses > 0 || !counts.has(queue)) continue
       let names = this.marks.get(queue)

@@ -1,10 +1,14 @@
 /** Workers' heartbeats, and taking tasks away from the dead. */
 import * as Effect from "effect/Effect"
+import * as Random from "effect/Random"
 import type { Broker, BrokerError, Hold, Recovered, WorkerStart } from "../Broker.ts"
 import { type Database, float, integer, integers, text, texts, uuid, uuids } from "./Database.ts"
 
 /** Tasks per batch of a recovery, and due tasks per promotion. */
 const batchSize = 1000
+
+/** Workers that wait for the same due time come one after another, within these milliseconds. */
+const dueJitter = 2
 
 /** How long the rows of dead workers are kept. */
 const keepDead = "1 day"
@@ -97,10 +101,12 @@ export const make = (database: Database, options: {
   })
 
   const promote = (queues: ReadonlyArray<string>) =>
-    Effect.map(
-      database.run(promoteStatement(schema), [texts(queues)]),
-      ([row]) => row?.[0] as number | null ?? undefined
-    )
+    Effect.flatMap(database.run(promoteStatement(schema), [texts(queues)]), ([row]) => {
+      const next = row?.[0] as number | null ?? undefined
+      // Nothing to wait for, or more is due right now.
+      if (next === undefined || next <= 0) return Effect.succeed(next)
+      return Effect.map(Random.next, (random) => next + random * dueJitter)
+    })
 
   const recover: Broker["Service"]["recover"] = Effect.gen(function*() {
     const dead = yield* database.run(buryStatement(schema), [])

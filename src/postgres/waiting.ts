@@ -11,7 +11,7 @@ import * as Random from "effect/Random"
 import * as Stream from "effect/Stream"
 import { type BrokerError, type FailureKind, type Outcome, TaskNotFound } from "../Broker.ts"
 import type { SessionListener } from "../connection/SessionListener.ts"
-import { type Database, float, type Row, text, uuids } from "./Database.ts"
+import { type Database, float, isUuid, type Row, text, uuids } from "./Database.ts"
 
 /** Time between looks for everything that is awaited: with pushed results, and without. */
 const floor = Duration.seconds(5)
@@ -139,6 +139,7 @@ export const make = Effect.fnUntraced(function*(
   return {
     outcome: (id: string): Effect.Effect<Outcome, BrokerError | TaskNotFound> =>
       Effect.suspend(() => {
+        if (!isUuid(id)) return Effect.fail(new TaskNotFound({ id }))
         const waiter: Waiter = Deferred.makeUnsafe()
         const others = waiting.get(id)
         if (others === undefined) waiting.set(id, new Set([waiter]))
@@ -155,6 +156,8 @@ export const make = Effect.fnUntraced(function*(
     ended: (outcomes: Iterable<readonly [id: string, outcome: Outcome | undefined]>) => {
       for (const [id, outcome] of outcomes) {
         if (outcome !== undefined) answer(id, Effect.succeed(outcome))
+        // Telling leaves out this process, which has just been told.
+        else if (waiting.has(id)) Queue.offerUnsafe(looks, id)
         Queue.offerUnsafe(ended, id)
       }
     }

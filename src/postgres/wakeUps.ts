@@ -47,11 +47,14 @@ export const channelOf = (schema: string) => `horsies_wake_${schema}`.slice(0, 6
 export const make = Effect.fnUntraced(function*(
   database: Database,
   self: string,
-  listener: SessionListener["Service"]
+  listener: SessionListener["Service"],
+  /** Hears every wake-up before any subscriber does. */
+  heard: (wakeUp: WakeUp) => void
 ) {
   const channel = channelOf(database.schema)
   const subscribers = new Set<Queue.Queue<WakeUp>>()
   const tell = (wakeUp: WakeUp) => {
+    heard(wakeUp)
     for (const subscriber of subscribers) Queue.offerUnsafe(subscriber, wakeUp)
   }
 

@@ -6,7 +6,7 @@ import * as Effect from "effect/Effect"
 import * as Migrator from "effect/sql/Migrator"
 import { SqlClient } from "effect/sql/SqlClient"
 import { isSqlError } from "effect/sql/SqlError"
-import { BrokerError, SchemaMismatch } from "../Broker.ts"
+import { BrokerError, Refused, SchemaMismatch } from "../Broker.ts"
 import { brokerFailure } from "../connection/failure.ts"
 import * as tasks from "./migrations/0001_tasks.ts"
 
@@ -32,15 +32,22 @@ export const version = migrations.length
 /** Days for which partitions of the history are made ahead. */
 const daysAhead = 2
 
-/** The migrations as SQL, for those who apply them themselves. */
-export const sql = (schema: string): string =>
-  [
-    `create schema if not exists ${schema};`,
-    ...migrations.flatMap(({ id, name, statements }) => [
-      `-- migration ${id}: ${name}`,
-      ...statements(schema).map((statement) => `${statement};`)
-    ])
-  ].join("\n\n")
+/** Every statement of the migrations, for those who apply them themselves. */
+export const statements = (schema: string): ReadonlyArray<string> => [
+  `create schema if not exists ${schema}`,
+  `create table if not exists ${schema}.horsies_migrations (
+  migration_id integer primary key,
+  created_at timestamptz not null default now(),
+  name text not null
+)`,
+  ...migrations.flatMap(({ id, name, statements }) => [
+    ...statements(schema),
+    `insert into ${schema}.horsies_migrations (migration_id, name) values (${id}, '${name}')`
+  ])
+]
+
+/** The migrations as one text of SQL. */
+export const sql = (schema: string): string => statements(schema).map((statement) => `${statement};\n`).join("\n")
 
 const latest = Effect.fnUntraced(function*(client: SqlClient, schema: string) {
   const table = `${schema}.horsies_migrations`
@@ -71,6 +78,13 @@ export const initialize = (options: Options): Effect.Effect<void, BrokerError, S
     Effect.gen(function*() {
       const client = (yield* SqlClient).withoutTransforms()
       const { migrate, schema } = options
+      yield* client.onDialectOrElse({
+        pg: () => Effect.void,
+        orElse: () =>
+          Effect.fail(
+            new BrokerError({ reason: new Refused({ message: "the SqlClient does not speak to PostgreSQL" }) })
+          )
+      })
       const found = yield* latest(client, schema)
       if (found !== undefined && found > version || found !== version && !migrate) {
         return yield* new BrokerError({ reason: compare(found) })
@@ -79,8 +93,9 @@ export const initialize = (options: Options): Effect.Effect<void, BrokerError, S
         yield* client.withTransaction(Effect.gen(function*() {
           // Before anything else, so that whoever waited sees what the first has made.
           yield* client.unsafe("select pg_advisory_xact_lock(hashtextextended($1, 0))", [`${schema}.horsies`])
+          // Not `to_regnamespace`: the session's cache of names does not hear of new ones while it waits for the lock.
           const [there] = yield* client.unsafe<{ readonly yes: boolean }>(
-            "select to_regnamespace($1) is not null as yes",
+            "select exists (select from pg_namespace where nspname = $1) as yes",
             [schema]
           )
           // Not `if not exists`: that asks for the right to create schemas even when there is nothing to create.

@@ -17,9 +17,6 @@ import * as Runner from "./Runner.ts"
 /** Without a hint the worker looks this often: hints can be lost, this look cannot. */
 const pollFloor = 5000
 
-/** Workers that wait for the same due time come one after another. */
-const dueJitter = 2
-
 export interface Options {
   /** The queues to serve; without, the queues of all handlers. */
   readonly queues: ReadonlyMap<string, number> | undefined
@@ -184,7 +181,8 @@ export const make = Effect.fnUntraced(function*(
       rearm.closeUnsafe()
       const wait = Math.min(dueAt, pollAt) - now()
       if (wait > 0) {
-        yield* Effect.raceFirst(Effect.sleep(Duration.millis(wait)), rearm.await)
+        // Whole milliseconds: a timer that fires a fraction too early would only come back here.
+        yield* Effect.raceFirst(Effect.sleep(Duration.millis(Math.ceil(wait))), rearm.await)
         continue
       }
       const at = now()
@@ -195,7 +193,7 @@ export const make = Effect.fnUntraced(function*(
       const next = yield* Effect.result(broker.promote([...queues.keys()]))
       if (next._tag === "Success") {
         if (next.success !== undefined) {
-          dueAt = Math.min(dueAt, now() + next.success + (yield* Random.next) * dueJitter)
+          dueAt = Math.min(dueAt, now() + next.success)
         }
         for (const slots of queues.values()) slots.call()
         signal.openUnsafe()

@@ -72,7 +72,7 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
     while (true) {
       const wait = expiry() - now()
       if (wait > 0) {
-        yield* Effect.raceFirst(Effect.sleep(Duration.millis(wait)), lost.await)
+        yield* Effect.raceFirst(Effect.sleep(Duration.millis(Math.ceil(wait))), lost.await)
         if (!lost.isOpen() && expiry() > now()) continue
       }
       const before = identity
@@ -108,7 +108,7 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
   const every = (effect: Effect.Effect<void>) =>
     Effect.forever(Effect.andThen(
       Effect.flatMap(Random.next, (random) =>
-        Effect.sleep(Duration.millis(options.heartbeatInterval * (0.8 + 0.2 * random)))),
+        Effect.sleep(Duration.millis(Math.round(options.heartbeatInterval * (0.8 + 0.2 * random))))),
       effect
     ))
 

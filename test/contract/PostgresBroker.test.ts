@@ -8,3 +8,12 @@ brokerContract(
   PostgresBroker.layer.pipe(Layer.provideMerge(PostgresHarness.layer)),
   { excludeTestServices: true }
 )
+
+brokerContract(
+  "PostgresBroker over an application's client, without a session",
+  PostgresBroker.layerSqlClient().pipe(
+    Layer.provide(PostgresHarness.application),
+    Layer.provideMerge(PostgresHarness.layer)
+  ),
+  { excludeTestServices: true }
+)

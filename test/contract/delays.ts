@@ -22,9 +22,12 @@ import {
   want
 } from "./Harness.ts"
 
+/** What a broker may add, so that workers that wait for the same due time come one after another. */
+const jitter = 2
+
 /** Real time passes too while a test runs over a database. */
 const assertWithin = (actual: number | undefined, most: number) => {
-  assert.isAtMost(actual ?? Number.NaN, most)
+  assert.isAtMost(actual ?? Number.NaN, most + jitter)
   assert.isAbove(actual ?? Number.NaN, most - 20_000)
 }
 
@@ -92,8 +95,9 @@ export const delays = (it: It) => {
       const queue = uniqueQueue()
       yield* send(...newTasks(2500, { queue, due: { after: 1000 } }), newTask({ queue, due: { after: 3_600_000 } }))
       yield* advance(1001)
-      // 0 says that there may be more.
-      assertWithin(yield* Effect.repeat(promote(queue), { until: (next) => next !== 0 }), 3_600_000)
+      // Next to nothing says that there may be more.
+      const next = yield* Effect.repeat(promote(queue), { until: (next) => next === undefined || next > jitter })
+      assertWithin(next, 3_600_000)
       assert.lengthOf(yield* claim(yield* startWorker, want(queue, { slots: 3000 })), 2500)
     }))
 

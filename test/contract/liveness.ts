@@ -151,7 +151,8 @@ export const liveness = (it: It) => {
 
       const message = "lost 3 workers while they held the task"
       const expected = { _tag: "Failed", failure: { kind: "Lost", value: JSON.stringify(message) } } as const
-      assert.deepStrictEqual(yield* Fiber.join(waiting), expected)
+      // Told, not found by a poll.
+      assert.deepStrictEqual(yield* Effect.timeout(Fiber.join(waiting), "2 seconds"), expected)
       assert.deepStrictEqual(yield* outcome(task.id), expected)
       const record = yield* find(task.id)
       assert.strictEqual(record.state, "FAILED")
@@ -246,5 +247,20 @@ export const liveness = (it: It) => {
         lostTasks[2]!.id,
         fresh[2]!.id
       ])
+    }))
+
+  it.effect("a task that was lost is among those that can start at once, whatever else is claimed with it", () =>
+    Effect.gen(function*() {
+      const queue = uniqueQueue()
+      const worker = yield* startWorker
+      yield* send(...newTasks(2, { queue }))
+      yield* claim(yield* startWorker, want(queue))
+      yield* leasePasses(worker)
+      yield* recover
+      yield* send(...newTasks(20, { queue, priority: 1 }))
+      for (const slots of [2, 3, 4, 2, 2, 2]) {
+        const claimed = yield* claim(worker, want(queue, { slots, ahead: 1 }))
+        for (const [place, task] of claimed.entries()) assert.isTrue(task.losses === 0 || place < slots)
+      }
     }))
 }

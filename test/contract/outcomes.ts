@@ -69,6 +69,19 @@ export const outcomes = (it: It) => {
       assert.isTrue(Option.isNone(yield* Broker.use((broker) => broker.find(id))))
     }))
 
+  it.effect("a text that no task can have as its id is not found, and disturbs nobody who waits", () =>
+    Effect.gen(function*() {
+      const worker = yield* startWorker
+      const hold = yield* sendAndClaim(worker)
+      const [early, wrong] = yield* Effect.all(
+        [await3(hold.id), Effect.forkChild(Effect.flip(outcome("no id")), { startImmediately: true })]
+      )
+      assert.strictEqual((yield* Fiber.join(wrong))._tag, "TaskNotFound")
+      assert.isTrue(Option.isNone(yield* Broker.use((broker) => broker.find("no id"))))
+      yield* finish(worker, ended(hold, completed("1")))
+      assert.lengthOf(yield* Fiber.join(early), 3)
+    }))
+
   it.effect("who awaits a task is not told of attempts that do not end it", () =>
     Effect.gen(function*() {
       const worker = yield* startWorker

@@ -3,6 +3,7 @@ import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as String from "effect/String"
 import * as PostgresConfig from "../../src/PostgresConfig.ts"
 import * as SchemaInitializer from "../../src/schema/SchemaInitializer.ts"
 import { TestDatabase } from "../support/TestDatabase.ts"
@@ -62,3 +63,13 @@ export const layer = Layer.mergeAll(
   Layer.provideMerge(client),
   Layer.provideMerge(TestDatabase.layer)
 )
+
+/** The client of an application: it renames whatever it sends and receives, and leaves no statement prepared. */
+export const application = Layer.unwrap(Effect.map(TestDatabase, ({ url }) =>
+  PgClient.layer({
+    url,
+    maxConnections: 5,
+    prepare: false,
+    transformQueryNames: String.camelToSnake,
+    transformResultNames: String.snakeToCamel
+  })))

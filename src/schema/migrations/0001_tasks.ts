@@ -155,8 +155,11 @@ begin
     if to_regclass(format('${schema}.%I', v_name)) is null then
       perform pg_advisory_xact_lock(hashtextextended('${schema}.horsies_history', 0));
     end if;
-    -- again: another caller may have made it while this one waited for the lock
-    if to_regclass(format('${schema}.%I', v_name)) is null then
+    -- Again: another caller may have made it while this one waited for the lock. The catalog itself is asked, because
+    -- the session's cache of names does not hear of it while it waits.
+    if not exists (
+      select from pg_class c where c.relname = v_name and c.relnamespace = '${schema}'::regnamespace
+    ) then
       execute format('create table ${schema}.%I (like ${schema}.horsies_history including indexes)', v_name);
       execute format(
         'alter table ${schema}.horsies_history attach partition ${schema}.%I for values from (%L) to (%L)',

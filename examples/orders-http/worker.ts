@@ -1,0 +1,13 @@
+/** A worker in a process of its own. Start as many as there is work for, on as many machines. */
+import { NodeRuntime } from "@effect/platform-node"
+import { Layer } from "effect"
+import { PostgresBroker, Worker } from "effect-horsies"
+import { ShipOrderLive, Warehouse } from "./orders.ts"
+
+ShipOrderLive.pipe(
+  Layer.provide(Warehouse.layer),
+  Layer.provide(Worker.layer({ concurrency: 4 })),
+  Layer.provide(PostgresBroker.layerConfig), // settings from the environment: DATABASE_URL, HORSIES_…
+  Layer.launch,
+  NodeRuntime.runMain // SIGTERM: claims no more, lets running handlers end, hands back the rest
+)
