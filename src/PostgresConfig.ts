@@ -11,7 +11,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
-import type * as Redacted from "effect/Redacted"
+import * as Redacted from "effect/Redacted"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as PostgresUrl from "./PostgresUrl.ts"
@@ -294,6 +294,10 @@ const seconds = (name: string) =>
     (text): Duration.Input => /^\s*\d+(\.\d+)?\s*$/.test(text) ? Duration.seconds(Number(text)) : text as Duration.Input
   )
 
+/** What is no number is passed on as such, so that it is reported together with everything else that is wrong. */
+const number = (name: string) =>
+  Config.map(Config.String(name), (text) => text.trim() === "" ? Number.NaN : Number(text))
+
 /** A number, or `null` to inherit. */
 const inheritable = (name: string) =>
   Config.map(Config.String(name), (text) => text.trim().toLowerCase() === "null" ? null : Number(text))
@@ -302,15 +306,18 @@ const optional = <A>(self: Config.Config<A>) => Config.map(Config.option(self), 
 
 /** Reads the settings from the environment. */
 export const config: Config.Config<Options> = Config.all({
-  databaseUrl: Config.orElse(Config.Redacted("HORSIES_DATABASE_URL"), () => Config.Redacted("DATABASE_URL")),
+  // A missing one is reported together with everything else that is wrong.
+  databaseUrl: Config.orElse(Config.Redacted("HORSIES_DATABASE_URL"), () => Config.Redacted("DATABASE_URL")).pipe(
+    Config.withDefault(Redacted.make(""))
+  ),
   sessionDatabaseUrl: optional(Config.Redacted("HORSIES_SESSION_DATABASE_URL")),
   pgbouncerTransactionMode: optional(Config.Boolean("HORSIES_PGBOUNCER_TRANSACTION_MODE")),
-  poolSize: optional(Config.Number("HORSIES_POOL_SIZE")),
-  maxOverflow: optional(Config.Number("HORSIES_MAX_OVERFLOW")),
+  poolSize: optional(number("HORSIES_POOL_SIZE")),
+  maxOverflow: optional(number("HORSIES_MAX_OVERFLOW")),
   workerPoolSize: optional(inheritable("HORSIES_WORKER_POOL_SIZE")),
   workerMaxOverflow: optional(inheritable("HORSIES_WORKER_MAX_OVERFLOW")),
-  workerChildPoolMinSize: optional(Config.Number("HORSIES_WORKER_CHILD_POOL_MIN_SIZE")),
-  workerChildPoolMaxSize: optional(Config.Number("HORSIES_WORKER_CHILD_POOL_MAX_SIZE")),
+  workerChildPoolMinSize: optional(number("HORSIES_WORKER_CHILD_POOL_MIN_SIZE")),
+  workerChildPoolMaxSize: optional(number("HORSIES_WORKER_CHILD_POOL_MAX_SIZE")),
   workerChildPoolCheck: optional(Config.Boolean("HORSIES_WORKER_CHILD_POOL_CHECK")),
   poolTimeout: optional(seconds("HORSIES_POOL_TIMEOUT")),
   poolPrePing: optional(Config.Boolean("HORSIES_POOL_PRE_PING")),
@@ -318,14 +325,14 @@ export const config: Config.Config<Options> = Config.all({
   tcpKeepalives: optional(Config.Boolean("HORSIES_TCP_KEEPALIVES")),
   tcpKeepalivesIdle: optional(seconds("HORSIES_TCP_KEEPALIVES_IDLE")),
   tcpKeepalivesInterval: optional(seconds("HORSIES_TCP_KEEPALIVES_INTERVAL")),
-  tcpKeepalivesCount: optional(Config.Number("HORSIES_TCP_KEEPALIVES_COUNT")),
+  tcpKeepalivesCount: optional(number("HORSIES_TCP_KEEPALIVES_COUNT")),
   echo: optional(Config.Boolean("HORSIES_ECHO")),
   schema: optional(Config.String("HORSIES_SCHEMA")),
   applicationName: optional(Config.String("HORSIES_APPLICATION_NAME")),
   connectTimeout: optional(seconds("HORSIES_CONNECT_TIMEOUT")),
   statementTimeout: optional(seconds("HORSIES_STATEMENT_TIMEOUT")),
   lockTimeout: optional(seconds("HORSIES_LOCK_TIMEOUT")),
-  ssl: optional(Config.Literals(["disable", "allow", "prefer", "require", "verify-ca", "verify-full"], "HORSIES_SSL")),
+  ssl: optional(Config.Literals(PostgresUrl.sslModes, "HORSIES_SSL")),
   migrate: optional(Config.Boolean("HORSIES_MIGRATE"))
 })
 

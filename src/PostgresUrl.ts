@@ -4,7 +4,10 @@ import * as Redacted from "effect/Redacted"
 import * as Result from "effect/Result"
 
 /** How to encrypt the connection, from not at all to with a certificate that names the host. */
-export type SslMode = "disable" | "allow" | "prefer" | "require" | "verify-ca" | "verify-full"
+export const sslModes = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] as const
+
+/** How to encrypt the connection. */
+export type SslMode = typeof sslModes[number]
 
 /** Which of several hosts will do: any, or one that accepts writes. */
 export type TargetSessionAttrs = "any" | "read-write"
@@ -35,8 +38,7 @@ export interface Endpoint {
   readonly options: string | undefined
 }
 
-const sslModes = new Set<string>(["disable", "allow", "prefer", "require", "verify-ca", "verify-full"])
-const isSslMode = (mode: string): mode is SslMode => sslModes.has(mode)
+const isSslMode = (mode: string): mode is SslMode => sslModes.some((known) => known === mode)
 
 const known = new Set([
   "host",
@@ -70,7 +72,11 @@ const parts = /^([a-z][a-z0-9+.-]*):(?:\/\/(?:([^/?]*)@)?([^/?@]*))?(?:\/([^?]*)
  * @see https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS
  */
 export const parse = (url: Redacted.Redacted<string>): Result.Result<Endpoint, string> => {
-  const match = parts.exec(Redacted.value(url).trim())
+  const text = Redacted.value(url).trim()
+  if (text === "") {
+    return Result.fail(`it is missing; set HORSIES_DATABASE_URL or DATABASE_URL, or write ${shape}`)
+  }
+  const match = parts.exec(text)
   if (match === null) {
     return Result.fail(`it is not a URL; write ${shape}`)
   }
@@ -107,7 +113,7 @@ const endpoint = ({ database, hosts, parameters, password, username }: {
     if (!known.has(name)) return Result.fail(`it has a parameter that is none of ${[...known].join(", ")}`)
   }
   const sslMode = parameters.get("sslmode") ?? "prefer"
-  if (!isSslMode(sslMode)) return Result.fail(`sslmode is none of ${[...sslModes].join(", ")}`)
+  if (!isSslMode(sslMode)) return Result.fail(`sslmode is none of ${sslModes.join(", ")}`)
   const target = parameters.get("target_session_attrs") ?? "any"
   if (target !== "any" && target !== "read-write" && target !== "primary") {
     return Result.fail("target_session_attrs is none of any, read-write, primary: the broker writes")
