@@ -66,7 +66,7 @@ export interface Options {
   readonly connectTimeout?: Duration.Input | undefined
   /** The longest time for one statement. Default: none for the application's, the keepalive bound for the broker's own. */
   readonly statementTimeout?: Duration.Input | undefined
-  /** The longest wait for a lock. Default: none. */
+  /** The longest wait for a lock; in a transaction pool, of statements in transactions. Default: none. */
   readonly lockTimeout?: Duration.Input | undefined
   /** How to encrypt, over the `sslmode` of the URLs. */
   readonly ssl?: PostgresUrl.SslMode | undefined

@@ -30,6 +30,8 @@ export interface Member extends OwnedConnection {
   used: boolean
   /** A transaction was begun on it and not ended. */
   inTransaction: boolean
+  /** Nobody is to have it after its present user. */
+  leaving: boolean
 }
 
 /** What the pool is doing. */
@@ -44,6 +46,8 @@ export interface Stats {
 export interface ConnectionPool {
   /** A connection for the calling scope. Fails with a `ConnectionError` when there is none within `poolTimeout`. */
   readonly take: Effect.Effect<Member, SqlError, Scope.Scope>
+  /** Ends every connection, each when its user is done, so that all are opened anew. */
+  readonly renew: () => void
   readonly stats: () => Stats
 }
 
@@ -61,7 +65,7 @@ export const make = Effect.fnUntraced(function*(
   const acquire = Effect.gen(function*() {
     const owned = yield* open(config, purpose)
     const now = monotonic()
-    const member: Member = { ...owned, openedAt: now, provenAt: now, used: false, inTransaction: false }
+    const member: Member = { ...owned, openedAt: now, provenAt: now, used: false, inTransaction: false, leaving: false }
     members.add(member)
     yield* Effect.addFinalizer(() => Effect.sync(() => members.delete(member)))
     // A checkout that waits for this very connection would wait for ever: tell the pool now.
@@ -149,10 +153,16 @@ export const make = Effect.fnUntraced(function*(
           member.used = false
           member.provenAt = monotonic()
           // Its next user would find itself inside.
-          if (member.inTransaction) member.destroy()
+          if (member.inTransaction || member.leaving) member.destroy()
         }),
       { interruptible: true }
     ),
+    renew: () => {
+      for (const member of members) {
+        member.leaving = true
+        if (!member.used) member.destroy()
+      }
+    },
     stats
   }
 })

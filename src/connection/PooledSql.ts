@@ -83,6 +83,11 @@ const isWorking = (config: PostgresConfig["Service"], purpose: Purpose, pid: num
     return row?.[0] === true
   }))
 
+const noListen = () => {
+  const message = "a transaction pool swallows notifications: listen on a connection to the server itself"
+  return new SqlError({ reason: new UnknownError({ cause: new Error(message), message, operation: "listen" }) })
+}
+
 /** Makes a pool and the client over it. */
 export const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"], options: Options) {
   const purpose: Purpose = {
@@ -111,16 +116,36 @@ export const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"
       deadlines,
       statementTimeout: options.limited ? config.statementTimeout : undefined,
       echo: config.echo,
-      // A demoted primary would refuse every write to come: the next connection finds the new one.
-      onFailure: (error) => isReadOnlyServer(error) && member.destroy()
+      onFailure: (error) => {
+        if (!isReadOnlyServer(error)) return
+        // A demoted primary would refuse every write to come. With the right hosts, a new connection finds the new one.
+        if (options.endpoint.targetSessionAttrs === "read-write") pool.renew()
+        else member.leaving = true
+      }
     })
+
+  const limits = Object.entries(purpose.limits)
+  const setLimits = `select ${limits.map(([name], i) => `set_config('${name}', $${i + 1}, true)`).join(", ")}`
+  /** A transaction pool has no session that could keep limits: its transactions begin with them. */
+  const limited = (connection: Connection): Connection => {
+    if (!options.transactionPool || limits.length === 0) return connection
+    const follow = <A>(sql: string, effect: Effect.Effect<A, SqlError>) =>
+      sql.startsWith("BEGIN")
+        ? Effect.tap(effect, () => connection.executeRaw(setLimits, limits.map(([, value]) => value)))
+        : effect
+    return {
+      ...connection,
+      execute: (sql, params, transform) => follow(sql, connection.execute(sql, params, transform)),
+      executeUnprepared: (sql, params, transform) => follow(sql, connection.executeUnprepared(sql, params, transform))
+    }
+  }
 
   const client = yield* Client.make({
     acquirer: Effect.map(pool.take, (member) => guarded(member)),
     borrower: (use) => Effect.scoped(Effect.flatMap(pool.take, (member) => use(guarded(member)))),
     transactionAcquirer: Effect.flatMap(
       pool.take,
-      (member) => Effect.map(member.connection.pin, (connection) => guarded(member, connection))
+      (member) => Effect.map(member.connection.pin, (connection) => limited(guarded(member, connection)))
     ),
     compiler: PgClient.makeCompiler(),
     driver: "pg",
@@ -141,7 +166,7 @@ export const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"
     config: { applicationName: config.applicationName },
     json: (value: unknown) => Statement.fragment([json(value)]),
     listen: (channel: string) =>
-      pool.take.pipe(
+      options.transactionPool ? Effect.fail(noListen()) : pool.take.pipe(
         Effect.flatMap(({ connection }) => connection.pin),
         Effect.flatMap((connection) => connection.listen(channel))
       ),

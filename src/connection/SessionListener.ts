@@ -26,7 +26,7 @@ import type { Endpoint } from "../PostgresUrl.ts"
 import * as ConnectionState from "./ConnectionState.ts"
 import { monotonic, realClock } from "./Deadlines.ts"
 import { fromSqlError } from "./failure.ts"
-import { open, type OwnedConnection } from "./open.ts"
+import { open, type OwnedConnection, proveWritable } from "./open.ts"
 import { type Event, lookAgain, Subscribers } from "./Subscribers.ts"
 import { within } from "./within.ts"
 
@@ -184,7 +184,7 @@ const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"], endp
     const watch = Effect.gen(function*() {
       const wait = heardAt + probeInterval - monotonic()
       if (wait > 0) yield* Effect.sleep(Duration.millis(wait))
-      else yield* probe(itself)
+      else yield* Effect.andThen(probe(itself), proveWritable(itself, endpoint, probeDeadline))
     })
     return yield* Effect.raceAllFirst([
       Deferred.await(lost),

@@ -25,6 +25,9 @@ export interface Options {
 /** The server ends a statement at its own limit; ours comes after it, for when its answer does not. */
 const afterTheServer = Duration.seconds(1)
 
+/** A rollback is quick, or the end of the connection does the same. */
+const rollbackTime = Duration.seconds(1)
+
 /** Statements that begin and end a transaction. */
 const begins = /^\s*(?:begin|start\s+transaction)\b/i
 const ends = /^\s*(?:commit|end|rollback|abort)\b(?!.*\b(?:to|chain)\b)/is
@@ -34,11 +37,12 @@ export const guard = (member: Member, connection: PgConnection.PgConnection, opt
     if (begins.test(sql)) member.inTransaction = true
     return options.deadlines.begin(member, deadline)
   }
-  const end = (sql: string, statement: Underway, exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> => {
+  const end = (sql: string, statement: Underway, exit: Exit.Exit<unknown, unknown>) => {
     options.deadlines.end(statement)
     if (exit._tag === "Success" && ends.test(sql)) member.inTransaction = false
-    return options.echo ? echo(sql, monotonic() - statement.startedAt, exit) : Effect.void
   }
+  const tell = (sql: string, statement: Underway, exit: Exit.Exit<unknown, unknown>) =>
+    options.echo ? echo(sql, monotonic() - statement.startedAt, exit) : Effect.void
   const deadlineOf = (fiber: Fiber.Fiber<unknown, unknown>) =>
     Context.get(fiber.context, StatementDeadline) ??
       (options.statementTimeout === undefined ? undefined : Duration.sum(options.statementTimeout, afterTheServer))
@@ -50,20 +54,21 @@ export const guard = (member: Member, connection: PgConnection.PgConnection, opt
   const run = <A>(sql: string, effect: Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> =>
     Effect.withFiber((fiber) =>
       Effect.callback<A, SqlError>((resume) => {
-        const statement = begin(sql, deadlineOf(fiber))
+        const statement = begin(sql, sql === "ROLLBACK" ? rollbackTime : deadlineOf(fiber))
         const running = Effect.runForkWith(fiber.context)(effect)
         running.addObserver((exit) => {
           if (exit._tag === "Failure") {
             const failure = exit.cause.reasons.find((reason) => reason._tag === "Fail")
             if (failure !== undefined) options.onFailure(failure.error)
           }
-          resume(Effect.andThen(end(sql, statement, exit), exit))
+          end(sql, statement, exit)
+          resume(options.echo ? Effect.andThen(tell(sql, statement, exit), exit) : exit)
         })
         return Effect.suspend(() => {
           options.deadlines.hurry(statement)
           return Effect.flatMap(
             Effect.andThen(Fiber.interrupt(running), Fiber.await(running)),
-            (exit) => end(sql, statement, exit)
+            (exit) => tell(sql, statement, exit)
           )
         })
       })
@@ -77,7 +82,10 @@ export const guard = (member: Member, connection: PgConnection.PgConnection, opt
     Stream.unwrap(Effect.withFiber((fiber) =>
       Effect.acquireRelease(
         Effect.sync(() => begin(sql, deadlineOf(fiber))),
-        (statement, exit) => end(sql, statement, exit)
+        (statement, exit) => {
+          end(sql, statement, exit)
+          return tell(sql, statement, exit)
+        }
       ).pipe(Effect.map((statement) =>
         Stream.transformPull(connection.stream(sql, params), (pull, scope) => {
           const more = Effect.suspend(() => {

@@ -11,7 +11,7 @@ import { ConnectionError, isSqlError, SqlError } from "effect/sql/SqlError"
 import * as Net from "node:net"
 import type { Keepalives, PostgresConfig } from "../PostgresConfig.ts"
 import type { Endpoint, Host } from "../PostgresUrl.ts"
-import { sqlStateOf } from "./failure.ts"
+import { fromSqlError, sqlStateOf } from "./failure.ts"
 import { type Encryption, encryptions } from "./tls.ts"
 import { within } from "./within.ts"
 
@@ -106,13 +106,19 @@ const attempt = Effect.fnUntraced(function*(
   }
 })
 
-/** Tries one thing after another, each in a scope that is closed when it fails. */
+type Failures = readonly [SqlError, ...ReadonlyArray<SqlError>]
+
+/**
+ * Tries one thing after another, each in a scope that is closed when it fails, while it makes sense to go on. When all
+ * have failed, one of the failures tells why.
+ */
 const firstOf = Effect.fnUntraced(function*<A>(
   attempts: ReadonlyArray<Effect.Effect<A, SqlError, Scope.Scope>>,
-  goOn: (error: SqlError) => boolean
+  goOn: (error: SqlError) => boolean,
+  telling: (failures: Failures) => SqlError
 ): Effect.fn.Return<A, SqlError, Scope.Scope> {
   const scope = yield* Effect.scope
-  let last: SqlError | undefined
+  const failures: Array<SqlError> = []
   for (const one of attempts) {
     const own = yield* Scope.fork(scope)
     const exit = yield* Effect.exit(Scope.provide(one, own))
@@ -120,17 +126,24 @@ const firstOf = Effect.fnUntraced(function*<A>(
     yield* Scope.close(own, exit)
     const failure = exit.cause.reasons.find((reason) => reason._tag === "Fail")
     if (failure === undefined) return yield* Effect.failCause(exit.cause)
-    last = failure.error
-    if (!goOn(last)) break
+    if (!goOn(failure.error)) return yield* failure.error
+    failures.push(failure.error)
   }
-  return yield* last!
+  return yield* telling(failures as unknown as Failures)
 })
 
 const isUnsupportedParameter = (error: SqlError) => sqlStateOf(error) === "08P01"
 
+const hasNoTls = (error: SqlError) => /does not support TLS/.test(causeMessage(error))
+
 /** The server wants it the other way: it has no TLS, or its rules refuse this kind of connection. */
-const isEncryptionRefused = (error: SqlError) =>
-  sqlStateOf(error) === "28000" || /does not support TLS/.test(causeMessage(error))
+const isEncryptionRefused = (error: SqlError) => sqlStateOf(error) === "28000" || hasNoTls(error)
+
+/** What was wrong with the preferred way, unless the server does not have it. */
+const refusal = (failures: Failures) => failures.find((error) => !hasNoTls(error)) ?? failures[0]
+
+/** Where one host may yet come back, it is no use to say what another one refuses. */
+const hope = (failures: Failures) => failures.findLast((error) => fromSqlError(error).isRetryable) ?? failures[0]
 
 const causeMessage = ({ reason }: SqlError) =>
   reason.cause instanceof Error ? reason.cause.message : String(reason.cause)
@@ -139,6 +152,25 @@ const refusesWrites = () => {
   const message = "none of the hosts accepts writes"
   return new SqlError({ reason: new ConnectionError({ cause: new Error(message), message, operation: "connect" }) })
 }
+
+/** Fails when a host has to take writes and does not. */
+export const proveWritable = (
+  owned: OwnedConnection,
+  endpoint: Endpoint,
+  bound: Duration.Duration
+): Effect.Effect<void, SqlError> =>
+  endpoint.targetSessionAttrs === "any" ? Effect.void : Effect.flatMap(
+    within(
+      owned,
+      bound,
+      owned.connection.queryValues(
+        "select pg_is_in_recovery() or current_setting('transaction_read_only')::bool",
+        [],
+        false
+      )
+    ),
+    ([row]) => row?.[0] === true ? Effect.fail(refusesWrites()) : Effect.void
+  )
 
 /**
  * Opens a connection: the hosts in their order, each with every encryption that its `sslmode` allows. A pooler that
@@ -155,42 +187,35 @@ export const open = Effect.fnUntraced(function*(
   const openOn = (host: Host, ssl: Encryption) =>
     transactionPool
       ? attempt(config, purpose, host, ssl, {})
-      : firstOf([
-        attempt(config, purpose, host, ssl, wanted),
-        Effect.tap(attempt(config, purpose, host, ssl, {}), (owned) =>
-          within(
-            owned,
-            bound,
-            Effect.forEach(
-              Object.entries(wanted),
-              ([name, value]) => owned.connection.query("select set_config($1, $2, false)", [name, value]),
-              { discard: true }
-            )
-          ))
-      ], isUnsupportedParameter)
-
-  const writable = (owned: OwnedConnection) =>
-    endpoint.targetSessionAttrs === "any" ? Effect.void : Effect.flatMap(
-      within(
-        owned,
-        bound,
-        owned.connection.queryValues(
-          "select pg_is_in_recovery() or current_setting('transaction_read_only')::bool",
-          [],
-          false
-        )
-      ),
-      ([row]) => row?.[0] === true ? Effect.fail(refusesWrites()) : Effect.void
-    )
+      : firstOf(
+        [
+          attempt(config, purpose, host, ssl, wanted),
+          Effect.tap(attempt(config, purpose, host, ssl, {}), (owned) =>
+            within(
+              owned,
+              bound,
+              Effect.forEach(
+                Object.entries(wanted),
+                ([name, value]) => owned.connection.query("select set_config($1, $2, false)", [name, value]),
+                { discard: true }
+              )
+            ))
+        ],
+        isUnsupportedParameter,
+        ([refused]) => refused
+      )
 
   return yield* firstOf(
     endpoint.hosts.map((host) =>
       Effect.flatMap(
         encryptions(endpoint, host),
-        (ways) => Effect.tap(firstOf(ways.map((ssl) => openOn(host, ssl)), isEncryptionRefused), writable)
+        (ways) =>
+          Effect.tap(firstOf(ways.map((ssl) => openOn(host, ssl)), isEncryptionRefused, refusal), (owned) =>
+            proveWritable(owned, endpoint, bound))
       )
     ),
-    () => true
+    () => true,
+    hope
   )
 })
 

@@ -1,25 +1,51 @@
 /** What the `sslmode` of an endpoint means for the driver. */
 import * as Effect from "effect/Effect"
 import { ConnectionError, SqlError } from "effect/sql/SqlError"
+import { X509Certificate } from "node:crypto"
 import { readFileSync } from "node:fs"
 import { isIP } from "node:net"
-import type { ConnectionOptions } from "node:tls"
+import { type ConnectionOptions, createSecureContext } from "node:tls"
 import type { Endpoint, Host } from "../PostgresUrl.ts"
 
 /** One way to connect: without encryption, or with. */
 export type Encryption = false | ConnectionOptions
 
+/** A file that a URL names is of no use. It will not be there, or any better, a moment later. */
+class CertificateUnusable extends Error {
+  readonly code = "CERTIFICATE_UNUSABLE"
+}
+
+const unusable = (message: string) =>
+  new SqlError({
+    reason: new ConnectionError({ cause: new CertificateUnusable(message), message, operation: "connect" })
+  })
+
 const readPem = (parameter: string, path: string | undefined): Effect.Effect<Buffer | undefined, SqlError> =>
   path === undefined ? Effect.undefined : Effect.try({
     try: () => readFileSync(path),
-    // Without the code of the file system's error: a certificate that is not there is nothing to wait for.
-    catch: () => {
-      const message = `the certificate file of ${parameter} cannot be read: ${path}`
-      return new SqlError({
-        reason: new ConnectionError({ cause: new Error(message), message, operation: "connect" })
-      })
-    }
+    catch: () => unusable(`the certificate file of ${parameter} cannot be read: ${path}`)
   })
+
+/** Made here rather than by the driver: what it throws there, nobody could catch. */
+const readFiles = Effect.fnUntraced(function*(endpoint: Endpoint) {
+  const ca = yield* readPem("sslrootcert", endpoint.sslRootCert)
+  const cert = yield* readPem("sslcert", endpoint.sslCert)
+  const key = yield* readPem("sslkey", endpoint.sslKey)
+  if ((cert === undefined) !== (key === undefined)) {
+    return yield* unusable("sslcert and sslkey go together: one of them is missing")
+  }
+  const secureContext = yield* Effect.try({
+    try: () =>
+      createSecureContext({ ...(ca === undefined ? {} : { ca }), ...(key === undefined ? {} : { cert, key }) }),
+    catch: (cause) => unusable(`sslcert and sslkey cannot be used: ${cause instanceof Error ? cause.message : cause}`)
+  })
+  // Where there is no certificate in the file, none would be trusted.
+  yield* Effect.try({
+    try: () => ca !== undefined && new X509Certificate(ca),
+    catch: () => unusable(`the file of sslrootcert holds no certificate: ${endpoint.sslRootCert}`)
+  })
+  return { secureContext, trusts: ca !== undefined }
+})
 
 /**
  * The ways to connect to a host, in the order in which libpq tries them. `prefer` and `require` encrypt without asking
@@ -34,15 +60,8 @@ export const encryptions = Effect.fnUntraced(function*(
 ): Effect.fn.Return<ReadonlyArray<Encryption>, SqlError> {
   // libpq does not encrypt over unix sockets.
   if (host.startsWith("/") || endpoint.sslMode === "disable") return [false]
-  const ca = yield* readPem("sslrootcert", endpoint.sslRootCert)
-  const cert = yield* readPem("sslcert", endpoint.sslCert)
-  const key = yield* readPem("sslkey", endpoint.sslKey)
-  const encrypted: ConnectionOptions = {
-    ...(isIP(host) === 0 ? { servername: host } : {}),
-    ...(ca === undefined ? {} : { ca }),
-    ...(cert === undefined ? {} : { cert }),
-    ...(key === undefined ? {} : { key })
-  }
+  const { secureContext, trusts } = yield* readFiles(endpoint)
+  const encrypted: ConnectionOptions = { secureContext, ...(isIP(host) === 0 ? { servername: host } : {}) }
   const unverified = { ...encrypted, rejectUnauthorized: false }
   const chainOnly = { ...encrypted, checkServerIdentity: () => undefined }
   switch (endpoint.sslMode) {
@@ -51,7 +70,7 @@ export const encryptions = Effect.fnUntraced(function*(
     case "prefer":
       return [unverified, false]
     case "require":
-      return [ca === undefined ? unverified : chainOnly]
+      return [trusts ? chainOnly : unverified]
     case "verify-ca":
       return [chainOnly]
     case "verify-full":

@@ -17,6 +17,9 @@ import { type Database, float, isUuid, type Row, text, uuids } from "./Database.
 const floor = Duration.seconds(5)
 const pollFloor = Duration.millis(500)
 
+/** Up to this many ended tasks, their waiters are looked up without asking first whether there are any. */
+const fewIds = 20
+
 /** Ids per look, and per NOTIFY (37 characters each, less than 8000 bytes). */
 const mostIds = 1000
 const mostNotified = 200
@@ -35,6 +38,10 @@ union all
 select id, failure, result::text, true from ${schema}.horsies_history_overflow where id = any ($1)
 union all
 select id, null, null, false from ${schema}.horsies_tasks where id = any ($1)`
+
+/** Whether anybody waits at all: asked before many ids are looked up for nobody. */
+const anybodyStatement = (schema: string) => `
+select exists (select from ${schema}.horsies_waiters)`
 
 /** Takes the waiters of ended tasks and notifies them; a statement of its own, after the commit. horsies_waiters_pkey */
 const tellStatement = (schema: string) => `
@@ -75,6 +82,7 @@ export const make = Effect.fnUntraced(function*(
   const ended = yield* Queue.unbounded<string>()
   const register = registerStatement(database.schema)
   const look = lookStatement(database.schema)
+  const anybody = anybodyStatement(database.schema)
   const tell = tellStatement(database.schema)
   const forget = forgetStatement(database.schema)
 
@@ -115,10 +123,14 @@ export const make = Effect.fnUntraced(function*(
 
   yield* Effect.gen(function*() {
     const ids = yield* Queue.takeBetween(ended, 1, mostIds)
-    yield* Effect.catch(
-      database.run(tell, [uuids(ids), text(channel)]),
-      (error) => Effect.annotateLogs(Effect.logDebug("waiters not told"), error.annotations)
-    )
+    const telling = Effect.gen(function*() {
+      if (ids.length > fewIds) {
+        const [row] = yield* database.run(anybody, [])
+        if (row?.[0] === false) return
+      }
+      yield* database.run(tell, [uuids(ids), text(channel)])
+    })
+    yield* Effect.catch(telling, (error) => Effect.annotateLogs(Effect.logDebug("waiters not told"), error.annotations))
   }).pipe(Effect.forever, Effect.forkScoped)
 
   yield* Effect.gen(function*() {

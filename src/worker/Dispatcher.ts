@@ -40,6 +40,7 @@ export const make = Effect.fnUntraced(function*(
   const handlers = new Map<string, Handler>()
   const queues = new Map<string, QueueSlots>()
   const signal = yield* Latch.make()
+  const fresh = yield* Latch.make()
   const rearm = yield* Latch.make()
   /** The identity to claim under; none while the worker has none that it can prove alive. */
   let identity: string | undefined
@@ -131,8 +132,18 @@ export const make = Effect.fnUntraced(function*(
       slots.claimed(want, calls, tasks)
     }
     over()
-    for (const { slots } of wanted) start(slots)
+    fresh.openUnsafe()
   }
+
+  /**
+   * Starts what a claim has brought, in a fiber of its own: the claim loop sends its next claim first, and the server
+   * works on that while the handlers run.
+   */
+  const startLoop = Effect.gen(function*() {
+    yield* fresh.await
+    fresh.closeUnsafe()
+    for (const slots of queues.values()) start(slots)
+  }).pipe(Effect.forever)
 
   const claims: Claims = { begin, end, abort: over, call: () => signal.openUnsafe() }
 
@@ -219,6 +230,7 @@ export const make = Effect.fnUntraced(function*(
   const wakeUps = yield* broker.wakeUps
   yield* Effect.forkScoped(Effect.forever(Effect.map(Queue.take(wakeUps), wake)))
   yield* Effect.forkScoped(claimLoop)
+  yield* Effect.forkScoped(startLoop)
   yield* Effect.forkScoped(dueLoop)
   yield* Effect.forkScoped(releaseLoop)
 

@@ -4,8 +4,11 @@ import type { ClaimedTask, Want } from "../Broker.ts"
 /** Claimed ahead is what the slots are expected to run within this time, in milliseconds. */
 const horizon = 20
 
-/** And never more than this. */
-const mostAhead = 500
+/** And never more than this: one claim's worth to run while the next one is under way. */
+const mostAhead = 1000
+
+/** The most tasks of one claim. A larger one would keep the server busy while the worker has nothing to do. */
+const mostClaimed = 500
 
 /** A claimed task with the time of its claim, by the worker's monotonic clock. */
 export interface ReadyTask {
@@ -54,10 +57,11 @@ export class QueueSlots {
   want(now: number): { readonly want: Want; readonly calls: number } | undefined {
     if (!this.hungry || this.names.size === 0) return undefined
     const held = this.running + this.ready.length - this.next
-    const slots = Math.max(0, this.concurrency - held)
+    const slots = Math.min(mostClaimed, Math.max(0, this.concurrency - held))
     const target = this.target(now)
-    const ahead = Math.max(0, this.concurrency + target - held - slots)
-    if (slots === 0 && (!this.hungryAhead || ahead * 2 <= target)) return undefined
+    const missing = Math.max(0, this.concurrency + target - held - slots)
+    const ahead = Math.min(missing, mostClaimed - slots)
+    if (slots === 0 && (!this.hungryAhead || missing * 2 < target)) return undefined
     return slots + ahead === 0
       ? undefined
       : { want: { queue: this.queue, names: [...this.names], slots, ahead }, calls: this.calls }
