@@ -65,14 +65,19 @@ const make = Effect.fnUntraced(function*(options: {
   return Broker.of({
     ...recovering,
     send,
-    claim,
+    claim: (worker, wants) =>
+      Effect.tap(claim(worker, wants), (tasks) => Effect.sync(() => waiting.claimed(tasks))),
+    release: (worker, holds) =>
+      Effect.tap(recovering.release(worker, holds), Effect.sync(() => waiting.freed(holds))),
     finish: Effect.fnUntraced(function*(worker, attempts, wants) {
       const { again, ...result } = yield* finish(worker, attempts, wants)
+      waiting.claimed(result.claimed)
       const outcomes: Array<readonly [string, Outcome]> = []
       for (const { end, id } of attempts) {
         if (end._tag !== "Retry" && result.accepted.has(id)) outcomes.push([id, end])
       }
       waiting.ended(outcomes)
+      waiting.freed(attempts)
       if (again.length > 0) yield* wakeUps.announce(again)
       return result
     }),

@@ -3,13 +3,15 @@
  * after its own commit, then notifies. One of the two sees the other whatever the order. What is lost on the way is made
  * good by one batched look per process and floor.
  */
+import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
 import * as Random from "effect/Random"
 import * as Stream from "effect/Stream"
-import { type BrokerError, type FailureKind, type Outcome, TaskNotFound } from "../Broker.ts"
+import { type BrokerError, type FailureKind, type Hold, type Outcome, TaskNotFound } from "../Broker.ts"
+import { realClock } from "../connection/Deadlines.ts"
 import type { SessionListener } from "../connection/SessionListener.ts"
 import { type Database, float, isUuid, type Row, text, uuids } from "./Database.ts"
 
@@ -19,6 +21,9 @@ const pollFloor = Duration.millis(500)
 
 /** Up to this many ended tasks, their waiters are looked up without asking first whether there are any. */
 const fewIds = 20
+
+/** How long a look waits for a claim in its own process. */
+const claimWindow = Duration.millis(3)
 
 /** Ids per look, and per NOTIFY (37 characters each, less than 8000 bytes). */
 const mostIds = 1000
@@ -93,9 +98,11 @@ export const make = Effect.fnUntraced(function*(
     for (const waiter of waiters) Deferred.doneUnsafe(waiter, exit)
   }
 
-  const lookAt = Effect.fnUntraced(function*(candidates: Iterable<string>) {
-    const ids = [...new Set(candidates)].filter((id) => waiting.has(id))
-    if (ids.length === 0) return
+  /** Tasks that a worker of this process holds: how they end is known here first. */
+  const held = new Set<string>()
+  let worksHere = false
+
+  const lookAt = Effect.fnUntraced(function*(ids: ReadonlyArray<string>) {
     if (listener.listens) yield* database.run(register, [uuids(ids), text(channel)])
     const rows = yield* database.run(look, [uuids(ids), float(earliestOf(ids))])
     const found = new Map(rows.map((row): [string, Row] => [row[0] as string, row]))
@@ -109,17 +116,24 @@ export const make = Effect.fnUntraced(function*(
     if (listener.listens && over.length > 0) yield* database.run(forget, [uuids(over), text(channel)])
   })
 
-  // A failed look is the waiter's to know when it is its first; afterwards the floor looks again.
-  yield* Queue.takeBetween(looks, 1, mostIds).pipe(
-    Effect.flatMap((ids) =>
-      Effect.catch(lookAt(ids), (error) =>
+  const lookAtAll = Effect.fnUntraced(function*(candidates: Iterable<string>, which: (id: string) => boolean) {
+    const ids = [...new Set(candidates)].filter((id) => waiting.has(id) && which(id))
+    for (let i = 0; i < ids.length; i += mostIds) {
+      const some = ids.slice(i, i + mostIds)
+      yield* Effect.catch(lookAt(some), (error) =>
+        // What cannot be had now is looked for again at the floor.
         error.isRetryable
           ? Effect.annotateLogs(Effect.logDebug("look for results failed"), error.annotations)
-          : Effect.sync(() => ids.forEach((id) => answer(id, Effect.fail(error)))))
-    ),
-    Effect.forever,
-    Effect.forkScoped
-  )
+          : Effect.sync(() => some.forEach((id) => answer(id, Effect.fail(error)))))
+    }
+  })
+
+  yield* Effect.gen(function*() {
+    const first = yield* Queue.take(looks)
+    // By the end of the window a worker of this process has mostly claimed what was just sent.
+    if (worksHere) yield* Effect.provideService(Effect.sleep(claimWindow), Clock.Clock, realClock)
+    yield* lookAtAll([first, ...(yield* Queue.clear(looks))], (id) => !held.has(id))
+  }).pipe(Effect.forever, Effect.forkScoped)
 
   yield* Effect.gen(function*() {
     const ids = yield* Queue.takeBetween(ended, 1, mostIds)
@@ -135,7 +149,7 @@ export const make = Effect.fnUntraced(function*(
 
   yield* Effect.gen(function*() {
     yield* Effect.sleep(Duration.times(listener.listens ? floor : pollFloor, 0.8 + 0.4 * (yield* Random.next)))
-    Queue.offerAllUnsafe(looks, waiting.keys())
+    yield* lookAtAll(waiting.keys(), () => true)
   }).pipe(Effect.forever, Effect.forkScoped)
 
   const events = yield* listener.subscribe(channel)
@@ -164,6 +178,17 @@ export const make = Effect.fnUntraced(function*(
             if (left?.size === 0) waiting.delete(id)
           }))
       }),
+    /** Tasks that a worker of this process holds from now on. */
+    claimed: (tasks: ReadonlyArray<Hold>) => {
+      worksHere = true
+      for (const { id } of tasks) held.add(id)
+    },
+    /** Tasks that it does not hold any more. */
+    freed: (tasks: ReadonlyArray<Hold>) => {
+      for (const { id } of tasks) {
+        if (held.delete(id) && waiting.has(id)) Queue.offerUnsafe(looks, id)
+      }
+    },
     /** Tasks that have ended, after the commit; with the outcome, where it is known here. */
     ended: (outcomes: Iterable<readonly [id: string, outcome: Outcome | undefined]>) => {
       for (const [id, outcome] of outcomes) {

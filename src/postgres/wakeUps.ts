@@ -2,6 +2,7 @@
  * Wake-ups: workers of this process are told at once; those of other processes by NOTIFY, which goes out apart from the
  * send because it serialises commits: at once when it was quiet, else once per window, the last one always.
  */
+import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Latch from "effect/Latch"
@@ -10,6 +11,7 @@ import * as Queue from "effect/Queue"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import type { WakeUp } from "../Broker.ts"
+import { realClock } from "../connection/Deadlines.ts"
 import type { SessionListener } from "../connection/SessionListener.ts"
 import { type Database, text } from "./Database.ts"
 
@@ -92,7 +94,7 @@ export const make = Effect.fnUntraced(function*(
         (error) => Effect.annotateLogs(Effect.logDebug("wake-up not sent"), error.annotations)
       )
     }
-    yield* Effect.sleep(window)
+    yield* Effect.provideService(Effect.sleep(window), Clock.Clock, realClock)
   })).pipe(Effect.forkScoped)
 
   const events = yield* listener.subscribe(channel)
