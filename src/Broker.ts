@@ -337,6 +337,11 @@ export class Broker extends Context.Service<Broker, {
     readonly claimed: ReadonlyArray<ClaimedTask>
   }, BrokerError>
 
+  /**
+   * What this worker holds. It can be more than the worker knows of: a claim whose answer was lost stands all the same.
+   */
+  readonly holds: (worker: string) => Effect.Effect<ReadonlyArray<Hold>, BrokerError>
+
   /** Hands claims back at once. No attempt is counted. */
   readonly release: (worker: string, holds: ReadonlyArray<Hold>) => Effect.Effect<void, BrokerError>
 

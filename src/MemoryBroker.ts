@@ -85,6 +85,7 @@ const make = (): Broker["Service"] => {
           return { accepted: new Set([...ended.map(([id]) => id), ...retried.map(({ id }) => id)]), claimed }
         }
       ),
+    holds: (worker) => Effect.sync(() => store.holds(worker)),
     release: (worker, holds) =>
       step((now) => {
         if (holds.length === 0) return

@@ -79,6 +79,8 @@ export const ProblemCode = Schema.Literals([
   "URL",
   "COUNT",
   "DURATION",
+  "FLAG",
+  "SSL_MODE",
   "NAME",
   "MIN_ABOVE_MAX",
   "SESSION_URL_SAME"
@@ -144,6 +146,9 @@ export class PostgresConfig extends Context.Service<PostgresConfig, {
 
 const defaultSchema = "public"
 
+/** The most that PostgreSQL takes for a limit: 24 days. */
+const mostMillis = 2_147_483_647
+
 /** Plain names only: they go into statements as they are. */
 const schemaProblems = (schema: string): ReadonlyArray<Problem> =>
   /^[a-z_][a-z0-9_]{0,62}$/.test(schema) ? [] : [{
@@ -178,7 +183,30 @@ class Checker {
     return value
   }
 
-  /** A positive duration, whole seconds at least where `least` says so. */
+  /** What comes from the environment, or from JavaScript, may be anything. */
+  flag(field: keyof Options, value: boolean): boolean {
+    if (typeof value !== "boolean") {
+      this.refuse(field, "FLAG", `write true or false (found ${JSON.stringify(value)})`)
+    }
+    return value
+  }
+
+  sslMode(mode: PostgresUrl.SslMode | undefined): PostgresUrl.SslMode | undefined {
+    if (mode === undefined || PostgresUrl.sslModes.includes(mode)) return mode
+    this.refuse("ssl", "SSL_MODE", `write one of ${PostgresUrl.sslModes.join(", ")} (found ${JSON.stringify(mode)})`)
+    return undefined
+  }
+
+  /** A duration that PostgreSQL can count in milliseconds. */
+  limit(field: "statementTimeout" | "lockTimeout", value: Duration.Input): Duration.Duration {
+    const duration = this.duration(field, value)
+    if (Duration.toMillis(duration) > mostMillis) {
+      this.refuse(field, "DURATION", `write a duration of at most ${mostMillis} milliseconds, or none at all`)
+    }
+    return duration
+  }
+
+  /** A positive duration, of so many milliseconds at least. */
   duration(field: keyof Options, value: Duration.Input, least = 1): Duration.Duration {
     const duration = Option.getOrUndefined(Duration.fromInput(value))
     if (duration === undefined || !(Duration.toMillis(duration) >= least) || !Duration.isFinite(duration)) {
@@ -219,11 +247,12 @@ export const make = Effect.fnUntraced(function*(
   options: Options
 ): Effect.fn.Return<PostgresConfig["Service"], PostgresConfigError> {
   const check = new Checker()
-  const pgbouncerTransactionMode = options.pgbouncerTransactionMode ?? false
-  const database = check.endpoint("databaseUrl", options.databaseUrl, options.ssl)
+  const pgbouncerTransactionMode = check.flag("pgbouncerTransactionMode", options.pgbouncerTransactionMode ?? false)
+  const ssl = check.sslMode(options.ssl)
+  const database = check.endpoint("databaseUrl", options.databaseUrl, ssl)
   const ownSession = options.sessionDatabaseUrl === undefined
     ? undefined
-    : check.endpoint("sessionDatabaseUrl", options.sessionDatabaseUrl, options.ssl)
+    : check.endpoint("sessionDatabaseUrl", options.sessionDatabaseUrl, ssl)
   if (
     pgbouncerTransactionMode && database !== undefined && ownSession !== undefined && sameServer(database, ownSession)
   ) {
@@ -262,25 +291,25 @@ export const make = Effect.fnUntraced(function*(
   check.problems.push(...schemaProblems(schema))
   const optional = (field: "statementTimeout" | "lockTimeout") => {
     const value = options[field]
-    return value === undefined ? undefined : check.duration(field, value)
+    return value === undefined ? undefined : check.limit(field, value)
   }
   const complete = {
     pgbouncerTransactionMode,
     session: ownSession ?? (pgbouncerTransactionMode ? undefined : database),
     pools: { general, worker, child: { size: childLeast, overflow: childMost - childLeast } },
-    childPoolCheck: options.workerChildPoolCheck ?? true,
+    childPoolCheck: check.flag("workerChildPoolCheck", options.workerChildPoolCheck ?? true),
     poolTimeout: check.duration("poolTimeout", options.poolTimeout ?? "30 seconds"),
-    poolPrePing: options.poolPrePing ?? true,
+    poolPrePing: check.flag("poolPrePing", options.poolPrePing ?? true),
     poolRecycle: check.duration("poolRecycle", options.poolRecycle ?? "1800 seconds"),
-    keepalives: options.tcpKeepalives ?? true ? keepalives : undefined,
+    keepalives: check.flag("tcpKeepalives", options.tcpKeepalives ?? true) ? keepalives : undefined,
     deadPeerBound: Duration.millis(keepalives.idle + keepalives.interval * keepalives.count),
-    echo: options.echo ?? false,
+    echo: check.flag("echo", options.echo ?? false),
     schema,
     applicationName: options.applicationName ?? "effect-horsies",
     connectTimeout: check.duration("connectTimeout", options.connectTimeout ?? "5 seconds"),
     statementTimeout: optional("statementTimeout"),
     lockTimeout: optional("lockTimeout"),
-    migrate: options.migrate ?? true
+    migrate: check.flag("migrate", options.migrate ?? true)
   }
   return database === undefined || check.problems.length > 0
     ? yield* refuseAll(check.problems)
@@ -300,7 +329,19 @@ const number = (name: string) =>
 
 /** A number, or `null` to inherit. */
 const inheritable = (name: string) =>
-  Config.map(Config.String(name), (text) => text.trim().toLowerCase() === "null" ? null : Number(text))
+  Config.map(
+    Config.String(name),
+    (text) => text.trim() === "" ? Number.NaN : text.trim().toLowerCase() === "null" ? null : Number(text)
+  )
+
+const words = new Map([
+  ...["true", "yes", "on", "1", "y"].map((word): [string, boolean] => [word, true]),
+  ...["false", "no", "off", "0", "n"].map((word): [string, boolean] => [word, false])
+])
+
+/** What is neither true nor false is passed on, too. */
+const flag = (name: string) =>
+  Config.map(Config.String(name), (text) => words.get(text.trim().toLowerCase()) ?? text as never)
 
 const optional = <A>(self: Config.Config<A>) => Config.map(Config.option(self), Option.getOrUndefined)
 
@@ -311,29 +352,29 @@ export const config: Config.Config<Options> = Config.all({
     Config.withDefault(Redacted.make(""))
   ),
   sessionDatabaseUrl: optional(Config.Redacted("HORSIES_SESSION_DATABASE_URL")),
-  pgbouncerTransactionMode: optional(Config.Boolean("HORSIES_PGBOUNCER_TRANSACTION_MODE")),
+  pgbouncerTransactionMode: optional(flag("HORSIES_PGBOUNCER_TRANSACTION_MODE")),
   poolSize: optional(number("HORSIES_POOL_SIZE")),
   maxOverflow: optional(number("HORSIES_MAX_OVERFLOW")),
   workerPoolSize: optional(inheritable("HORSIES_WORKER_POOL_SIZE")),
   workerMaxOverflow: optional(inheritable("HORSIES_WORKER_MAX_OVERFLOW")),
   workerChildPoolMinSize: optional(number("HORSIES_WORKER_CHILD_POOL_MIN_SIZE")),
   workerChildPoolMaxSize: optional(number("HORSIES_WORKER_CHILD_POOL_MAX_SIZE")),
-  workerChildPoolCheck: optional(Config.Boolean("HORSIES_WORKER_CHILD_POOL_CHECK")),
+  workerChildPoolCheck: optional(flag("HORSIES_WORKER_CHILD_POOL_CHECK")),
   poolTimeout: optional(seconds("HORSIES_POOL_TIMEOUT")),
-  poolPrePing: optional(Config.Boolean("HORSIES_POOL_PRE_PING")),
+  poolPrePing: optional(flag("HORSIES_POOL_PRE_PING")),
   poolRecycle: optional(seconds("HORSIES_POOL_RECYCLE")),
-  tcpKeepalives: optional(Config.Boolean("HORSIES_TCP_KEEPALIVES")),
+  tcpKeepalives: optional(flag("HORSIES_TCP_KEEPALIVES")),
   tcpKeepalivesIdle: optional(seconds("HORSIES_TCP_KEEPALIVES_IDLE")),
   tcpKeepalivesInterval: optional(seconds("HORSIES_TCP_KEEPALIVES_INTERVAL")),
   tcpKeepalivesCount: optional(number("HORSIES_TCP_KEEPALIVES_COUNT")),
-  echo: optional(Config.Boolean("HORSIES_ECHO")),
+  echo: optional(flag("HORSIES_ECHO")),
   schema: optional(Config.String("HORSIES_SCHEMA")),
   applicationName: optional(Config.String("HORSIES_APPLICATION_NAME")),
   connectTimeout: optional(seconds("HORSIES_CONNECT_TIMEOUT")),
   statementTimeout: optional(seconds("HORSIES_STATEMENT_TIMEOUT")),
   lockTimeout: optional(seconds("HORSIES_LOCK_TIMEOUT")),
-  ssl: optional(Config.Literals(PostgresUrl.sslModes, "HORSIES_SSL")),
-  migrate: optional(Config.Boolean("HORSIES_MIGRATE"))
+  ssl: optional(Config.map(Config.String("HORSIES_SSL"), (text) => text as PostgresUrl.SslMode)),
+  migrate: optional(flag("HORSIES_MIGRATE"))
 })
 
 /** The settings given in code. */

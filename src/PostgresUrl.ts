@@ -110,22 +110,23 @@ const endpoint = ({ database, hosts, parameters, password, username }: {
 }): Result.Result<Endpoint, string> => {
   for (const name of parameters.keys()) {
     // The part before the `=` only: a stray `&` in a password would put a piece of it here.
-    if (!known.has(name)) return Result.fail(`it has a parameter that is none of ${[...known].join(", ")}`)
+    if (!known.has(name)) return Result.fail(`it has a parameter that is not known; write none but ${[...known].join(", ")}`)
   }
   const sslMode = parameters.get("sslmode") ?? "prefer"
-  if (!isSslMode(sslMode)) return Result.fail(`sslmode is none of ${sslModes.join(", ")}`)
+  if (!isSslMode(sslMode)) return Result.fail(`sslmode is not known; write one of ${sslModes.join(", ")}`)
   const target = parameters.get("target_session_attrs") ?? "any"
   if (target !== "any" && target !== "read-write" && target !== "primary") {
-    return Result.fail("target_session_attrs is none of any, read-write, primary: the broker writes")
+    return Result.fail("target_session_attrs is not known; write one of any, read-write, primary: the broker writes")
   }
   if (parameters.get("channel_binding") === "require") {
-    return Result.fail("channel_binding=require is not supported; use sslmode=verify-full, and channel_binding=prefer")
+    return Result.fail("channel_binding=require is not supported; write sslmode=verify-full, and channel_binding=prefer")
   }
   const connectTimeout = parameters.get("connect_timeout")
   if (connectTimeout !== undefined && !/^\d+$/.test(connectTimeout)) {
-    return Result.fail("connect_timeout is not a whole number of seconds")
+    return Result.fail("connect_timeout is not a number; write whole seconds")
   }
-  const listed = readHosts(parameters.get("host")?.split(",") ?? hosts, parameters.get("port")?.split(","))
+  const named = parameters.get("host")?.split(",").map((host) => isBareIPv6.test(host) ? `[${host}]` : host)
+  const listed = readHosts(named ?? hosts, parameters.get("port")?.split(","))
   if (typeof listed === "string") return Result.fail(listed)
   const user = (parameters.get("user") ?? username) || undefined
   const secret = (parameters.get("password") ?? password) || undefined
@@ -140,10 +141,14 @@ const endpoint = ({ database, hosts, parameters, password, username }: {
     sslCert: parameters.get("sslcert"),
     sslKey: parameters.get("sslkey"),
     applicationName: parameters.get("application_name"),
-    connectTimeout: connectTimeout === undefined ? undefined : Duration.seconds(Number(connectTimeout)),
+    // For libpq, 0 is to wait for ever; for us, as long as the settings say.
+    connectTimeout: Number(connectTimeout ?? 0) === 0 ? undefined : Duration.seconds(Number(connectTimeout)),
     options: parameters.get("options")
   })
 }
+
+/** As the parameter `host` may have it. */
+const isBareIPv6 = /^[0-9a-f.]*:[0-9a-f.]*:[0-9a-f:.]*(%\w+)?$/i
 
 /** `name`, `name:port`, `[address]:port`, or a folder; ports given apart go with the hosts one by one, or one with all. */
 const readHosts = (hosts: ReadonlyArray<string>, ports: ReadonlyArray<string> | undefined) => {
@@ -153,10 +158,10 @@ const readHosts = (hosts: ReadonlyArray<string>, ports: ReadonlyArray<string> | 
     if (match === null) return "a host cannot be read; write an IPv6 address in brackets: [::1]:5432"
     const port = (ports === undefined ? undefined : ports.length === 1 ? ports[0] : ports[i]) || match[4] || "5432"
     if (!/^\d+$/.test(port) || Number(port) < 1 || Number(port) > 65_535) {
-      return "the port is not a number from 1 to 65535"
+      return "the port is not a number; write one from 1 to 65535"
     }
     read.push({ host: match[1] ?? match[2] ?? (match[3] || "localhost"), port: Number(port) })
   }
   const [first, ...rest] = read
-  return first === undefined ? "it has no host" : [first, ...rest] as const
+  return first === undefined ? `it has no host; write ${shape}` : [first, ...rest] as const
 }

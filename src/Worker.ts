@@ -77,7 +77,8 @@ const make = Effect.fnUntraced(function*(options: Options) {
     broker,
     { queues, concurrency },
     now,
-    (attempt) => completer?.offer(attempt)
+    (attempt) => completer?.offer(attempt),
+    () => completer?.unrecorded() ?? []
   )
   completer = yield* Completer.make(broker, dispatcher.claims, now)
   const { runner } = dispatcher

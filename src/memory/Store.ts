@@ -71,6 +71,10 @@ export class Store {
     return { ended, retried }
   }
 
+  holds(worker: string): ReadonlyArray<Hold> {
+    return Array.from(this.held.get(worker) ?? [], ({ fence, id }) => ({ id, fence }))
+  }
+
   release(worker: string, holds: ReadonlyArray<Hold>, now: number) {
     for (const hold of holds) {
       const entry = this.standing(worker, hold)

@@ -28,6 +28,10 @@ returning worker`
 const deregisterStatement = (schema: string) => `
 delete from ${schema}.horsies_heartbeats where worker = $1`
 
+/** horsies_tasks_claimed */
+const holdsStatement = (schema: string) => `
+select id, fence from ${schema}.horsies_tasks where worker = $1 and state = 'CLAIMED'`
+
 /** horsies_tasks_pkey */
 const releaseStatement = (schema: string) => `
 select id from ${schema}.horsies_release($1, $2, $3) as id`
@@ -90,6 +94,12 @@ export const make = (database: Database, options: {
 
   const deregister = (worker: string) => Effect.asVoid(database.run(deregisterStatement(schema), [uuid(worker)]))
 
+  const holds = (worker: string): Effect.Effect<ReadonlyArray<Hold>, BrokerError> =>
+    Effect.map(
+      database.run(holdsStatement(schema), [uuid(worker)]),
+      (rows) => rows.map(([id, fence]) => ({ id: id as string, fence: fence as number }))
+    )
+
   const release = Effect.fnUntraced(function*(worker: string, holds: ReadonlyArray<Hold>) {
     if (holds.length === 0) return
     yield* database.run(releaseStatement(schema), [
@@ -126,5 +136,5 @@ export const make = (database: Database, options: {
     return counts satisfies Recovered
   })
 
-  return { register, heartbeat, deregister, release, promote, recover }
+  return { register, heartbeat, deregister, holds, release, promote, recover }
 }

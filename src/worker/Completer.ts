@@ -42,7 +42,7 @@ export const make = Effect.fnUntraced(function*(
 ) {
   const ended = yield* Queue.unbounded<Ended>()
   const idle = yield* Latch.make(true)
-  let outstanding = 0
+  const unrecorded = new Set<Ended>()
 
   const record: (worker: string, batch: ReadonlyArray<Ended>) => Effect.Effect<void> = Effect.fnUntraced(function*(
     worker,
@@ -98,8 +98,8 @@ export const make = Effect.fnUntraced(function*(
       for (const worker of new Set(batch.map((one) => one.worker))) {
         yield* record(worker, batch.filter((one) => one.worker === worker))
       }
-      outstanding -= batch.length
-      if (outstanding === 0) idle.openUnsafe()
+      for (const one of batch) unrecorded.delete(one)
+      if (unrecorded.size === 0) idle.openUnsafe()
     })),
     Effect.forever,
     Effect.forkScoped
@@ -107,10 +107,11 @@ export const make = Effect.fnUntraced(function*(
 
   return {
     offer: (attempt: Ended) => {
-      outstanding++
+      unrecorded.add(attempt)
       idle.closeUnsafe()
       Queue.offerUnsafe(ended, attempt)
     },
+    unrecorded: (): Iterable<Ended> => unrecorded,
     /** Waits until everything offered so far has been recorded. */
     flushed: idle.await
   }

@@ -7,7 +7,7 @@ import * as Effect from "effect/Effect"
 import * as Latch from "effect/Latch"
 import * as Queue from "effect/Queue"
 import * as Random from "effect/Random"
-import type { Broker, ClaimedTask, WakeUp, Want } from "../Broker.ts"
+import type { Broker, ClaimedTask, Hold, WakeUp, Want } from "../Broker.ts"
 import type { Handler } from "../Task.ts"
 import { backoff, type Claims, type Ended } from "./Completer.ts"
 import { notHandedBack } from "./messages.ts"
@@ -16,6 +16,9 @@ import * as Runner from "./Runner.ts"
 
 /** Without a hint the worker looks this often: hints can be lost, this look cannot. */
 const pollFloor = 5000
+
+/** A claim whose answer was lost may still be on its way to the server: it is looked for this long. */
+const lateClaims = 600_000
 
 export interface Options {
   /** The queues to serve; without, the queues of all handlers. */
@@ -35,7 +38,8 @@ export const make = Effect.fnUntraced(function*(
   broker: Broker["Service"],
   options: Options,
   now: () => number,
-  onEnded: (attempt: Ended) => void
+  onEnded: (attempt: Ended) => void,
+  unrecorded: () => Iterable<Ended>
 ) {
   const handlers = new Map<string, Handler>()
   const queues = new Map<string, QueueSlots>()
@@ -145,7 +149,48 @@ export const make = Effect.fnUntraced(function*(
     for (const slots of queues.values()) start(slots)
   }).pipe(Effect.forever)
 
-  const claims: Claims = { begin, end, abort: over, call: () => signal.openUnsafe() }
+  /** Open while there may be claims of this worker that it knows nothing of. */
+  const suspicion = yield* Latch.make()
+  let suspectUntil = 0
+  const suspect = () => {
+    suspectUntil = now() + lateClaims
+    suspicion.openUnsafe()
+  }
+  const abort = () => {
+    suspect()
+    over()
+  }
+
+  /** Hands back what is held under this worker's identity without anybody here knowing. */
+  const reconcile = Effect.gen(function*() {
+    const worker = identity
+    if (worker === undefined) return
+    const holds = yield* broker.holds(worker)
+    // What a claim brings that was under way meanwhile is known when it ends.
+    yield* quiet.await
+    const known = new Set<string>()
+    const know = ({ fence, id }: Hold) => known.add(`${id} ${fence}`)
+    for (const slots of queues.values()) for (const { task } of slots.heldReady()) know(task)
+    for (const { task } of runner.running()) know(task)
+    for (const attempt of unrecorded()) know(attempt)
+    const unknown = holds.filter(({ fence, id }) => !known.has(`${id} ${fence}`))
+    if (unknown.length === 0) return
+    yield* broker.release(worker, unknown)
+    yield* Effect.annotateLogs(Effect.logWarning("claims whose answer was lost are handed back"), {
+      claims: unknown.length
+    })
+  }).pipe(Effect.catch((error) => Effect.annotateLogs(Effect.logWarning(notHandedBack), error.annotations)))
+
+  const reconcileLoop = Effect.gen(function*() {
+    yield* suspicion.await
+    while (now() < suspectUntil) {
+      yield* reconcile
+      yield* Effect.sleep(Duration.millis(pollFloor * (0.8 + 0.4 * (yield* Random.next))))
+    }
+    suspicion.closeUnsafe()
+  }).pipe(Effect.forever)
+
+  const claims: Claims = { begin, end, abort, call: () => signal.openUnsafe() }
 
   const wake = (wakeUp: WakeUp) => {
     if (wakeUp._tag === "LookAgain") {
@@ -180,7 +225,7 @@ export const make = Effect.fnUntraced(function*(
       } else {
         yield* Effect.annotateLogs(Effect.logWarning("claim failed"), result.failure.annotations)
         yield* Effect.sleep(yield* backoff(failures++))
-        over()
+        abort()
       }
     }
   })
@@ -218,10 +263,10 @@ export const make = Effect.fnUntraced(function*(
     const batch = yield* Queue.takeBetween(toRelease, 1, 1000)
     for (const worker of new Set(batch.map((one) => one.worker))) {
       const holds = batch.filter((one) => one.worker === worker).map((one) => one.task)
-      yield* Effect.catch(
-        broker.release(worker, holds),
-        (error) => Effect.annotateLogs(Effect.logWarning(notHandedBack), error.annotations)
-      )
+      yield* Effect.catch(broker.release(worker, holds), (error) => {
+        suspect()
+        return Effect.annotateLogs(Effect.logWarning(notHandedBack), error.annotations)
+      })
     }
     releases -= batch.length
     if (releases === 0) released.openUnsafe()
@@ -233,6 +278,7 @@ export const make = Effect.fnUntraced(function*(
   yield* Effect.forkScoped(startLoop)
   yield* Effect.forkScoped(dueLoop)
   yield* Effect.forkScoped(releaseLoop)
+  yield* Effect.forkScoped(reconcileLoop)
 
   return {
     claims,

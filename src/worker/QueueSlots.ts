@@ -99,6 +99,11 @@ export class QueueSlots {
     if (--this.running === 0) this.busy += now - this.busySince
   }
 
+  /** What is held ready and has not started. */
+  heldReady(): ReadonlyArray<ReadyTask> {
+    return this.ready.slice(this.next)
+  }
+
   /** Takes back what is held ready and has not started. */
   drop(which: (task: ClaimedTask) => boolean): ReadonlyArray<ClaimedTask> {
     const rest = this.ready.slice(this.next)
