@@ -65,16 +65,15 @@ const make = Effect.fnUntraced(function*(options: {
   return Broker.of({
     ...recovering,
     send,
-    claim: (worker, wants) =>
-      Effect.tap(claim(worker, wants), (tasks) => Effect.sync(() => waiting.claimed(tasks))),
-    release: (worker, holds) =>
-      Effect.tap(recovering.release(worker, holds), Effect.sync(() => waiting.freed(holds))),
+    claim: (worker, wants) => Effect.tap(claim(worker, wants), (tasks) => Effect.sync(() => waiting.claimed(tasks))),
+    release: (worker, holds) => Effect.tap(recovering.release(worker, holds), Effect.sync(() => waiting.freed(holds))),
     finish: Effect.fnUntraced(function*(worker, attempts, wants) {
       const { again, ...result } = yield* finish(worker, attempts, wants)
       waiting.claimed(result.claimed)
-      const outcomes: Array<readonly [string, Outcome]> = []
+      const outcomes: Array<readonly [string, Outcome | undefined]> = []
       for (const { end, id } of attempts) {
-        if (end._tag !== "Retry" && result.accepted.has(id)) outcomes.push([id, end])
+        // What was not accepted may have been recorded by an earlier try whose answer was lost.
+        if (end._tag !== "Retry") outcomes.push([id, result.accepted.has(id) ? end : undefined])
       }
       waiting.ended(outcomes)
       waiting.freed(attempts)
@@ -189,16 +188,15 @@ export const layerSqlClient = (
       const schema = yield* PostgresConfig.schemaName(options.schema)
       const client = yield* SqlClient
       yield* SchemaInitializer.initialize({ schema, migrate: options.migrate ?? true })
-      const session = yield* Layer.build(
+      const context = yield* Layer.build(
         options.session === undefined
-          ? SessionListener.layerSilent
-          : Layer.provide(SessionListener.layer, PostgresConfig.layer(options.session))
+          ? Layer.merge(SessionListener.layerSilent, SessionSql.layerNone)
+          : Layer.provide(Layer.merge(SessionListener.layer, SessionSql.layer), PostgresConfig.layer(options.session))
       )
-      const database = fromClient(client, schema)
       return yield* make({
-        database,
-        session: database,
-        listener: Context.get(session, SessionListener),
+        database: fromClient(client, schema),
+        session: fromClient(Context.get(context, SessionSql).client ?? client, schema),
+        listener: Context.get(context, SessionListener),
         noWorker: undefined
       })
     })

@@ -110,7 +110,9 @@ const endpoint = ({ database, hosts, parameters, password, username }: {
 }): Result.Result<Endpoint, string> => {
   for (const name of parameters.keys()) {
     // The part before the `=` only: a stray `&` in a password would put a piece of it here.
-    if (!known.has(name)) return Result.fail(`it has a parameter that is not known; write none but ${[...known].join(", ")}`)
+    if (!known.has(name)) {
+      return Result.fail(`it has a parameter that is not known; write none but ${[...known].join(", ")}`)
+    }
   }
   const sslMode = parameters.get("sslmode") ?? "prefer"
   if (!isSslMode(sslMode)) return Result.fail(`sslmode is not known; write one of ${sslModes.join(", ")}`)
@@ -119,7 +121,9 @@ const endpoint = ({ database, hosts, parameters, password, username }: {
     return Result.fail("target_session_attrs is not known; write one of any, read-write, primary: the broker writes")
   }
   if (parameters.get("channel_binding") === "require") {
-    return Result.fail("channel_binding=require is not supported; write sslmode=verify-full, and channel_binding=prefer")
+    return Result.fail(
+      "channel_binding=require is not supported; write sslmode=verify-full, and channel_binding=prefer"
+    )
   }
   const connectTimeout = parameters.get("connect_timeout")
   if (connectTimeout !== undefined && !/^\d+$/.test(connectTimeout)) {

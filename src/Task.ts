@@ -27,6 +27,7 @@
  * ```
  */
 import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as SecureRandom from "effect/crypto/SecureRandom"
 import * as DateTime from "effect/DateTime"
@@ -132,6 +133,8 @@ export interface Handler {
   readonly queue: string
   /** Decodes, runs, encodes. Interruption is the only way in which it does not succeed. */
   readonly run: (task: ClaimedTask, waited: number) => Effect.Effect<AttemptEnd>
+  /** How an attempt ends whose handler was interrupted by nobody but itself. */
+  readonly interruptedItself: (task: ClaimedTask) => Effect.Effect<AttemptEnd>
 }
 
 /** Where handlers register: a worker. `Worker.layer` provides it. */
@@ -253,6 +256,9 @@ const defaultSchedule = Schedule.min([Schedule.exponential("1 second"), Schedule
   Schedule.jittered
 )
 
+/** The longest JSON of a payload or a result: what is larger than a message of the driver could never be read again. */
+const mostCharacters = 4_000_000
+
 /** Tasks per statement of `sendMany`. */
 const batchSize = 1000
 
@@ -302,6 +308,7 @@ export const make = <
   const queue = options.queue ?? defaultQueue
   checkName("task name", name)
   checkName("queue", queue)
+  if (options.priority !== undefined) checkPriority(options.priority)
 
   const definition: Definition<PayloadSchema<Payload>, Success, Error> = {
     name,
@@ -350,7 +357,7 @@ export const make = <
       Layer.effectDiscard(Effect.gen(function*() {
         const context = yield* Effect.context<R>()
         const handlers = yield* Handlers
-        yield* handlers.register({ name, queue, run: runWith(definition, handler, context) })
+        yield* handlers.register({ name, queue, ...runWith(definition, handler, context) })
       }))
   }) as unknown as Task<Name, PayloadSchema<Payload>, Success, Error>
 }
@@ -398,6 +405,17 @@ const checkName = (what: string, name: string) => {
   }
 }
 
+const isPriority = (priority: number) =>
+  Number.isInteger(priority) && priority >= highestPriority && priority <= lowestPriority
+
+const checkPriority = (priority: number) => {
+  if (!isPriority(priority)) {
+    throw new Error(
+      `Task.make: a priority is a whole number from ${highestPriority} to ${lowestPriority} (found ${priority})`
+    )
+  }
+}
+
 const newTask = Effect.fnUntraced(
   function*<Payload extends Schema.Top, Success extends Schema.Top, Error extends Schema.Top>(
     definition: Definition<Payload, Success, Error>,
@@ -410,7 +428,7 @@ const newTask = Effect.fnUntraced(
       Effect.mapError((error) => refuse(error.message))
     )
     const priority = options.priority ?? definition.priority
-    if (!Number.isInteger(priority) || priority < highestPriority || priority > lowestPriority) {
+    if (!isPriority(priority)) {
       return yield* refuse(`priority is ${priority}; write a whole number from ${highestPriority} to ${lowestPriority}`)
     }
     const due = dueOf(options)
@@ -483,7 +501,7 @@ const runWith = <Payload extends Schema.Top, Success extends Schema.Top, Error e
   definition: Definition<Payload, Success, Error>,
   handler: (payload: Payload["Type"]) => Effect.Effect<Success["Type"], Error["Type"], R>,
   context: Context.Context<R>
-): Handler["run"] => {
+): Pick<Handler, "run" | "interruptedItself"> => {
   const failed = (task: ClaimedTask, failure: Failure, retried: boolean): Effect.Effect<AttemptEnd> =>
     Effect.map(
       retried ? retryDelay(definition.retry, task.attempt) : Effect.undefined,
@@ -505,7 +523,7 @@ const runWith = <Payload extends Schema.Top, Success extends Schema.Top, Error e
     return Cause.hasInterruptsOnly(cause) ? Effect.interrupt : died(task, Cause.squash(cause))
   }
 
-  return (task, waited) =>
+  const run: Handler["run"] = (task, waited) =>
     Effect.matchEffect(definition.payload.decode(task.payload), {
       onFailure: (error) => failed(task, { kind: "Payload", value: JSON.stringify(error.message) }, false),
       onSuccess: (payload) =>
@@ -516,7 +534,14 @@ const runWith = <Payload extends Schema.Top, Success extends Schema.Top, Error e
               failure(task, exit.cause) :
               Effect.matchEffect(definition.success.encode(exit.value), {
                 onFailure: (error) => died(task, `the result does not encode: ${error.message}`, false),
-                onSuccess: (value) => Effect.succeed<AttemptEnd>({ _tag: "Completed", value })
+                onSuccess: (value) =>
+                  value.length > mostCharacters
+                    ? died(
+                      task,
+                      `the result has ${value.length} characters of JSON; at most ${mostCharacters} are kept`,
+                      false
+                    )
+                    : Effect.succeed<AttemptEnd>({ _tag: "Completed", value })
               })
         )
     }).pipe(
@@ -537,6 +562,7 @@ const runWith = <Payload extends Schema.Top, Success extends Schema.Top, Error e
         waited: Duration.millis(waited)
       }))
     ) as Effect.Effect<AttemptEnd>
+  return { run, interruptedItself: (task) => died(task, "the handler interrupted itself") }
 }
 
 const describeDefect = (defect: unknown): string =>
@@ -547,19 +573,31 @@ const describeDefect = (defect: unknown): string =>
     : Cause.pretty(Cause.die(defect))
 
 /**
- * The delay before the attempt that follows \`attempt\`, or nothing when there is none. The schedule is stepped from its
- * beginning, as often as attempts have ended, so that it goes on in whichever process runs the task next.
+ * The delay before the attempt that follows `attempt`, or nothing when there is none. The schedule is stepped from its
+ * beginning, as often as attempts have ended, so that it goes on in whichever process runs the task next. Its steps are
+ * placed so that the last one is now: a schedule that looks at the time of day sees the right one.
  */
 const retryDelay = Effect.fnUntraced(function*<E>(retry: Retry<E> | undefined, attempt: number) {
   if (retry === undefined || (retry.times !== undefined && attempt > retry.times)) return undefined
-  const step = yield* Schedule.toStep(retry.schedule ?? defaultSchedule)
-  let now = 0
-  let delay: number | undefined
-  for (let i = 0; i < attempt; i++) {
+  const schedule = retry.schedule ?? defaultSchedule
+  const now = yield* Clock.currentTimeMillis
+  const before = yield* delays(schedule, attempt - 1, now)
+  if (before.length < attempt - 1) return undefined
+  const all = yield* delays(schedule, attempt, now - before.reduce((sum, delay) => sum + delay, 0))
+  return all[attempt - 1]
+})
+
+/** The first delays of a schedule, in milliseconds; fewer when it ends before. */
+const delays = Effect.fnUntraced(function*(schedule: Schedule.Schedule<unknown>, count: number, from: number) {
+  const step = yield* Schedule.toStep(schedule)
+  const found: Array<number> = []
+  let now = from
+  for (let i = 0; i < count; i++) {
     const stepped = yield* Pull.catchDone(step(now, undefined), () => Effect.undefined)
-    if (stepped === undefined) return undefined
-    delay = Duration.toMillis(stepped[1])
+    if (stepped === undefined) break
+    const delay = Duration.toMillis(stepped[1])
+    found.push(delay)
     now += delay
   }
-  return delay
+  return found
 })

@@ -27,9 +27,11 @@ import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import * as Os from "node:os"
 import { Broker, type BrokerError, type Hold } from "./Broker.ts"
 import { type Handler, Handlers } from "./Task.ts"
+import { attemptOnce } from "./worker/attempt.ts"
 import * as Completer from "./worker/Completer.ts"
 import * as Dispatcher from "./worker/Dispatcher.ts"
 import * as Liveness from "./worker/Liveness.ts"
@@ -84,11 +86,28 @@ const make = Effect.fnUntraced(function*(options: Options) {
   const { runner } = dispatcher
   const holdOf = (run: Run): Hold => ({ id: run.task.id, fence: run.task.fence })
 
-  /** Interrupts runs, waits for their finalizers, and succeeds with the holds that they leave. */
-  const interrupt = Effect.fnUntraced(function*(which: (run: Run) => boolean) {
+  /** Waits, but not for longer than this: by the real clock, because a test that has ended moves its own no more. */
+  const within = (duration: Duration.Duration, wait: Effect.Effect<unknown>) =>
+    wait.pipe(
+      Effect.timeoutOption(duration),
+      Effect.provideService(Clock.Clock, Clock.Clock.defaultValue()),
+      Effect.interruptible
+    )
+  /** What the broker has to be told at the end: a broker that is away must not keep the process from ending. */
+  const settled = (wait: Effect.Effect<unknown>) =>
+    Effect.flatMap(
+      within(Duration.max(shutdownTimeout, Duration.seconds(1)), wait),
+      (done) =>
+        Option.isSome(done)
+          ? Effect.void
+          : Effect.logWarning("the broker does not answer; what is claimed is recovered later")
+    )
+
+  /** Interrupts runs, gives their finalizers some time, and succeeds with the holds that they leave. */
+  const interrupt = Effect.fnUntraced(function*(which: (run: Run) => boolean, duration: Duration.Duration) {
     const left = [...runner.running()].filter(which)
     runner.interrupt(which)
-    yield* runner.awaitNone(which)
+    yield* within(duration, runner.awaitNone(which))
     return left.map(holdOf)
   })
 
@@ -102,17 +121,19 @@ const make = Effect.fnUntraced(function*(options: Options) {
     onLost: Effect.suspend(() => {
       dispatcher.identify(undefined)
       const ready = dispatcher.drop()
-      return Effect.map(interrupt(() => true), (running) => [...ready, ...running])
+      // Others may take its tasks at the end of the lease, whatever a finalizer still has to do.
+      return Effect.map(interrupt(() => true, Duration.millis(lease / 20)), (running) => [...ready, ...running])
     })
   }, now)
 
   // Added last, so run first: the fibers above are still there to record what ends.
   yield* Effect.addFinalizer(() =>
-    Effect.gen(function*() {
+    settled(Effect.gen(function*() {
       yield* dispatcher.stop
       yield* completer.flushed
-      yield* Effect.ignore(broker.deregister(liveness.identity()))
-    })
+      liveness.stop()
+      yield* attemptOnce(broker.deregister(liveness.identity()), notHandedBack)
+    }))
   )
 
   const register = Effect.fnUntraced(function*(handler: Handler) {
@@ -132,15 +153,11 @@ const make = Effect.fnUntraced(function*(options: Options) {
         Effect.gen(function*() {
           const ofHandler = (run: Run) => run.task.name === handler.name
           const release = (holds: ReadonlyArray<Hold>) =>
-            Effect.catch(broker.release(liveness.identity(), holds), (error) =>
-              Effect.annotateLogs(Effect.logWarning(notHandedBack), error.annotations))
+            settled(attemptOnce(broker.release(liveness.identity(), holds), notHandedBack))
           yield* release(dispatcher.remove(handler))
-          yield* runner.awaitNone(ofHandler).pipe(
-            Effect.timeoutOption(shutdownTimeout),
-            Effect.interruptible
-          )
-          yield* release(yield* interrupt(ofHandler))
-          yield* completer.flushed
+          yield* within(shutdownTimeout, runner.awaitNone(ofHandler))
+          yield* release(yield* interrupt(ofHandler, Duration.max(shutdownTimeout, Duration.seconds(1))))
+          yield* settled(completer.flushed)
         })
     )
   })

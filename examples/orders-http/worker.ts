@@ -7,7 +7,7 @@ import { ShipOrderLive, Warehouse } from "./orders.ts"
 ShipOrderLive.pipe(
   Layer.provide(Warehouse.layer),
   Layer.provide(Worker.layer({ concurrency: 4 })),
-  Layer.provide(PostgresBroker.layerConfig), // settings from the environment: DATABASE_URL, HORSIES_…
+  Layer.provide(PostgresBroker.layerWorkerConfig), // settings from the environment: DATABASE_URL, HORSIES_…
   Layer.launch,
   NodeRuntime.runMain // SIGTERM: claims no more, lets running handlers end, hands back the rest
 )

@@ -31,7 +31,11 @@ export const make: Effect.Effect<
     return Effect.matchEffect(Effect.provideService(ask, StatementDeadline, deadline), {
       onSuccess: () =>
         Effect.as(Effect.suspend(() => state.connected(Duration.millis(monotonic() - startedAt))), interval),
-      onFailure: (error) => Effect.as(state.lost(error.reason.message), impatient)
+      // A pool that is busy, or a server that is, is there.
+      onFailure: (error) =>
+        error.reason._tag === "Overloaded"
+          ? Effect.as(state.connected(), interval)
+          : Effect.as(state.lost(error.reason.message), impatient)
     })
   })
   yield* Effect.addFinalizer(() => state.closed)

@@ -20,7 +20,7 @@ import { BrokerError, Misconfigured } from "../Broker.ts"
 import { type PoolSize, PostgresConfig } from "../PostgresConfig.ts"
 import type { Endpoint } from "../PostgresUrl.ts"
 import * as Deadlines from "./Deadlines.ts"
-import { fromSqlError, typedTransaction } from "./failure.ts"
+import { fromSqlError, sqlStateOf, typedTransaction } from "./failure.ts"
 import { guard } from "./guard.ts"
 import { isReadOnlyServer, open, type Purpose } from "./open.ts"
 import * as Pool from "./Pool.ts"
@@ -108,7 +108,10 @@ export const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"
     isWorking: ({ connection }) =>
       options.transactionPool
         ? Effect.succeed(true)
-        : asking.withPermit(isWorking(config, purpose, connection.processId))
+        : asking.withPermit(isWorking(config, purpose, connection.processId)).pipe(
+          // A server that answers, if only to refuse another connection, is there.
+          Effect.catch((error) => sqlStateOf(error) === undefined ? Effect.fail(error) : Effect.succeed(true))
+        )
   })
 
   const guarded = (member: Pool.Member, connection = member.connection) =>

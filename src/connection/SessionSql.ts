@@ -29,4 +29,7 @@ export class SessionSql extends Context.Service<SessionSql, {
       return { client }
     })
   ).pipe(Layer.provide(Reactivity.layer))
+
+  /** No session of its own. */
+  static readonly layerNone: Layer.Layer<SessionSql> = Layer.succeed(SessionSql, { client: undefined })
 }

@@ -69,7 +69,7 @@ const reasonOf = (error: SqlError): BrokerErrorReason => {
   if (sqlState === undefined) {
     if (code !== undefined && shortages.has(code)) return new Overloaded(fields)
     const lost = code === undefined
-      ? error.reason._tag === "ConnectionError" && !/does not support TLS|COPY|message size/i.test(fields.message)
+      ? error.reason._tag === "ConnectionError" && !/does not support TLS|COPY|max ?message ?size/i.test(fields.message)
       : socketFailures.has(code)
     return lost ? new Unavailable(fields) : new Refused(fields)
   }

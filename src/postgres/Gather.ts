@@ -10,6 +10,8 @@ import type * as Scope from "effect/Scope"
 interface Call<A, B, E> {
   readonly input: A
   readonly answer: Deferred.Deferred<B, E>
+  /** Its caller has gone before it became part of a statement. */
+  dropped: boolean
 }
 
 /**
@@ -41,7 +43,7 @@ export const make = Effect.fnUntraced(function*<A, B, E>(options: {
     })
 
   const answerAll = Effect.fnUntraced(function*(batch: ReadonlyArray<Call<A, B, E>>) {
-    let rest = batch
+    let rest = batch.filter((call) => !call.dropped)
     while (rest.length > 0) {
       const count = options.fits === undefined ? rest.length : options.fits(rest.map((call) => call.input))
       yield* answer(rest.slice(0, count))
@@ -55,8 +57,11 @@ export const make = Effect.fnUntraced(function*<A, B, E>(options: {
   }
   return (input) =>
     Effect.suspend(() => {
-      const call: Call<A, B, E> = { input, answer: Deferred.makeUnsafe() }
+      const call: Call<A, B, E> = { input, answer: Deferred.makeUnsafe(), dropped: false }
       Queue.offerUnsafe(calls, call)
-      return Deferred.await(call.answer)
+      return Effect.onInterrupt(Deferred.await(call.answer), () =>
+        Effect.sync(() => {
+          call.dropped = true
+        }))
     })
 })

@@ -80,7 +80,7 @@ export const make = (database: Database) => {
   const finishAndClaimSql = finishAndClaimStatement(database.schema)
   const lowWater = new LowWater()
 
-  /** Claims with \`execute\`, and once more without marks when the marks may have hidden something. */
+  /** Claims with `execute`, and once more without marks where the marks may have hidden something. */
   const claimWith = Effect.fnUntraced(function*(
     worker: string,
     wants: ReadonlyArray<Want>,
@@ -100,10 +100,18 @@ export const make = (database: Database) => {
     ])
     const tasks = rows.filter(isClaimed).map(claimedTask).sort(byUrgency)
     lowWater.learn(wants, tasks, now, forgotten)
-    if (tasks.length > 0 || !marked) return { tasks, rows }
-    lowWater.forget()
-    const again = yield* claim(worker, wants)
-    return { tasks: again, rows }
+    if (!marked) return { tasks, rows }
+    const counts = new Map<string, number>()
+    for (const task of tasks) counts.set(task.queue, (counts.get(task.queue) ?? 0) + 1)
+    const rest = wants.flatMap((want) => {
+      const count = counts.get(want.queue) ?? 0
+      if (count >= want.slots + want.ahead) return []
+      lowWater.forget(want.queue)
+      const slots = Math.max(0, want.slots - count)
+      return [{ ...want, slots, ahead: want.slots + want.ahead - count - slots }]
+    })
+    if (rest.length === 0) return { tasks, rows }
+    return { tasks: [...tasks, ...(yield* claim(worker, rest))], rows }
   })
 
   const claim = (

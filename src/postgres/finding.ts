@@ -64,9 +64,11 @@ const taskRecord = (row: Row): TaskRecord => {
 
 export const make = (database: Database) => {
   const statement = findStatement(database.schema)
-  return (id: string): Effect.Effect<Option.Option<TaskRecord>, BrokerError> =>
-    !isUuid(id) ? Effect.succeedNone : Effect.map(
+  return (given: string): Effect.Effect<Option.Option<TaskRecord>, BrokerError> => {
+    const id = given.toLowerCase()
+    return !isUuid(id) ? Effect.succeedNone : Effect.map(
       database.run(statement, [uuid(id), float(earliestOf([id]))]),
       ([row]) => row === undefined ? Option.none() : Option.some(taskRecord(row))
     )
+  }
 }

@@ -57,6 +57,10 @@ returning h.worker`
 const sweepStatement = (schema: string) => `
 delete from ${schema}.horsies_heartbeats where died_at < ${schema}.horsies_now() - interval '${keepDead}'`
 
+/** Rows of waiters that are gone; those who still wait write theirs again. */
+const sweepWaitersStatement = (schema: string) => `
+delete from ${schema}.horsies_waiters where since < ${schema}.horsies_now() - interval '1 hour'`
+
 /** Frees the tasks of the dead, the second step. horsies_tasks_claimed */
 const recoverStatement = (schema: string) => `
 select released, failed from ${schema}.horsies_recover(${batchSize})`
@@ -132,7 +136,15 @@ export const make = (database: Database, options: {
     } while (found === batchSize)
     if (counts.released > 0) yield* options.ready
     yield* database.run(sweepStatement(schema), [])
-    yield* database.run(prepareStatement(schema), [])
+    yield* database.run(sweepWaitersStatement(schema), [])
+    // A role that may not make tables can do without: what finds no partition goes to the overflow.
+    yield* Effect.catch(
+      database.run(prepareStatement(schema), []),
+      (error) =>
+        error.isRetryable
+          ? Effect.fail(error)
+          : Effect.annotateLogs(Effect.logDebug("no partitions made"), error.annotations)
+    )
     return counts satisfies Recovered
   })
 

@@ -1,6 +1,7 @@
 /** Storing tasks. */
 import * as Effect from "effect/Effect"
 import type { BrokerError, NewTask } from "../Broker.ts"
+import { monotonic } from "../connection/Deadlines.ts"
 import { type Database, floats, integers, texts, uuids } from "./Database.ts"
 import * as Gather from "./Gather.ts"
 import type { Announcement, WakeUps } from "./wakeUps.ts"
@@ -67,7 +68,14 @@ export const make = Effect.fnUntraced(function*(database: Database, wakeUps: Wak
     if (tasks.length === 0) return Effect.void
     return Effect.flatMap(database.inTransaction, (joins) =>
       joins
-        ? Effect.flatMap(store(tasks), (announcements) => database.afterCommit(wakeUps.announce(announcements)))
+        ? Effect.flatMap(store(tasks), (announcements) => {
+          const storedAt = monotonic()
+          // By the commit they are due that much sooner.
+          return database.afterCommit(Effect.suspend(() => {
+            const passed = monotonic() - storedAt
+            return wakeUps.announce(announcements.map((one) => ({ ...one, dueIn: one.dueIn - passed })))
+          }))
+        })
         : shared(tasks))
   }
 })

@@ -7,6 +7,7 @@ import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Latch from "effect/Latch"
 import * as Queue from "effect/Queue"
 import * as Random from "effect/Random"
 import * as Stream from "effect/Stream"
@@ -33,7 +34,8 @@ const mostNotified = 200
 const registerStatement = (schema: string) => `
 insert into ${schema}.horsies_waiters (task, listener, since)
 select task, $2, ${schema}.horsies_now() from unnest($1::uuid[]) task
-on conflict (task, listener) do nothing`
+on conflict (task, listener) do update set since = excluded.since
+where horsies_waiters.since < excluded.since - interval '10 minutes'`
 
 /** The look: one snapshot, in which a task is either live or ended. horsies_history_id, horsies_tasks_pkey */
 const lookStatement = (schema: string) => `
@@ -83,7 +85,12 @@ export const make = Effect.fnUntraced(function*(
 ) {
   const channel = `horsies_done_${self.replaceAll("-", "")}`
   const waiting = new Map<string, Set<Waiter>>()
-  const looks = yield* Queue.unbounded<string>()
+  const looks = new Set<string>()
+  const toLook = yield* Latch.make()
+  const askFor = (ids: Iterable<string>) => {
+    for (const id of ids) looks.add(id)
+    toLook.openUnsafe()
+  }
   const ended = yield* Queue.unbounded<string>()
   const register = registerStatement(database.schema)
   const look = lookStatement(database.schema)
@@ -129,10 +136,13 @@ export const make = Effect.fnUntraced(function*(
   })
 
   yield* Effect.gen(function*() {
-    const first = yield* Queue.take(looks)
+    yield* toLook.await
     // By the end of the window a worker of this process has mostly claimed what was just sent.
     if (worksHere) yield* Effect.provideService(Effect.sleep(claimWindow), Clock.Clock, realClock)
-    yield* lookAtAll([first, ...(yield* Queue.clear(looks))], (id) => !held.has(id))
+    toLook.closeUnsafe()
+    const ids = [...looks]
+    looks.clear()
+    yield* lookAtAll(ids, (id) => !held.has(id))
   }).pipe(Effect.forever, Effect.forkScoped)
 
   yield* Effect.gen(function*() {
@@ -156,21 +166,22 @@ export const make = Effect.fnUntraced(function*(
   yield* Stream.fromQueue(events).pipe(
     Stream.runForEach((event) =>
       Effect.sync(() => {
-        Queue.offerAllUnsafe(looks, event._tag === "LookAgain" ? waiting.keys() : event.payload.split(","))
+        askFor(event._tag === "LookAgain" ? waiting.keys() : event.payload.split(","))
       })
     ),
     Effect.forkScoped
   )
 
   return {
-    outcome: (id: string): Effect.Effect<Outcome, BrokerError | TaskNotFound> =>
+    outcome: (given: string): Effect.Effect<Outcome, BrokerError | TaskNotFound> =>
       Effect.suspend(() => {
+        const id = given.toLowerCase()
         if (!isUuid(id)) return Effect.fail(new TaskNotFound({ id }))
         const waiter: Waiter = Deferred.makeUnsafe()
         const others = waiting.get(id)
         if (others === undefined) waiting.set(id, new Set([waiter]))
         else others.add(waiter)
-        Queue.offerUnsafe(looks, id)
+        askFor([id])
         return Effect.onInterrupt(Deferred.await(waiter), () =>
           Effect.sync(() => {
             const left = waiting.get(id)
@@ -186,7 +197,7 @@ export const make = Effect.fnUntraced(function*(
     /** Tasks that it does not hold any more. */
     freed: (tasks: ReadonlyArray<Hold>) => {
       for (const { id } of tasks) {
-        if (held.delete(id) && waiting.has(id)) Queue.offerUnsafe(looks, id)
+        if (held.delete(id) && waiting.has(id)) askFor([id])
       }
     },
     /** Tasks that have ended, after the commit; with the outcome, where it is known here. */
@@ -194,7 +205,11 @@ export const make = Effect.fnUntraced(function*(
       for (const [id, outcome] of outcomes) {
         if (outcome !== undefined) answer(id, Effect.succeed(outcome))
         // Telling leaves out this process, which has just been told.
-        else if (waiting.has(id)) Queue.offerUnsafe(looks, id)
+        else {
+          // Taken away from whoever held it.
+          held.delete(id)
+          if (waiting.has(id)) askFor([id])
+        }
         Queue.offerUnsafe(ended, id)
       }
     }

@@ -109,7 +109,7 @@ export const initialize = (options: Options): Effect.Effect<void, BrokerError, S
           }).pipe(Effect.provideService(SqlClient, client))
         }))
       }
-      yield* client.unsafe(`select ${schema}.horsies_prepare_history($1)`, [daysAhead])
+      if (migrate) yield* client.unsafe(`select ${schema}.horsies_prepare_history($1)`, [daysAhead])
     }).pipe(
       Effect.catchTag("MigrationError", (error) =>
         Effect.fail(

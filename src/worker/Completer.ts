@@ -2,12 +2,11 @@
  * Records ended attempts: whatever has gathered while the last flush was under way goes out together. A lone attempt
  * never waits for company.
  */
-import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Latch from "effect/Latch"
 import * as Queue from "effect/Queue"
-import * as Random from "effect/Random"
 import type { Broker, ClaimedTask, EndedAttempt, Want } from "../Broker.ts"
+import { attempt, backoff } from "./attempt.ts"
 
 /** The most attempts in one flush. */
 const most = 1000
@@ -31,10 +30,6 @@ export interface Claims {
   readonly call: () => void
 }
 
-/** The delay before another try, in milliseconds: full jitter below a doubling bound. */
-export const backoff = (failures: number) =>
-  Effect.map(Random.next, (random) => Duration.millis(random * Math.min(5000, 100 * 2 ** Math.min(failures, 10))))
-
 export const make = Effect.fnUntraced(function*(
   broker: Broker["Service"],
   claims: Claims,
@@ -53,11 +48,12 @@ export const make = Effect.fnUntraced(function*(
       if (wants.length === 0) claims.call()
       const at = now()
       const attempts = batch.map(({ end, fence, id, startedAt }) => ({ id, fence, end, elapsed: at - startedAt }))
-      const result = yield* Effect.result(broker.finish(worker, attempts, wants))
+      const result = yield* attempt(broker.finish(worker, attempts, wants))
       if (result._tag === "Success") {
         if (wants.length > 0) claims.end(worker, result.success.claimed)
         const refused = batch.length - result.success.accepted.size
-        if (refused > 0) {
+        // After a failure they may have been recorded by the try whose answer was lost.
+        if (refused > 0 && failures === 0) {
           yield* Effect.annotateLogs(Effect.logWarning("attempts not recorded: their claims were taken away"), {
             refused
           })
@@ -106,14 +102,15 @@ export const make = Effect.fnUntraced(function*(
   )
 
   return {
-    offer: (attempt: Ended) => {
-      unrecorded.add(attempt)
+    offer: (one: Ended) => {
+      unrecorded.add(one)
       idle.closeUnsafe()
-      Queue.offerUnsafe(ended, attempt)
+      Queue.offerUnsafe(ended, one)
     },
     unrecorded: (): Iterable<Ended> => unrecorded,
     /** Waits until everything offered so far has been recorded. */
     flushed: idle.await
   }
 })
+
 export type Completer = Effect.Success<ReturnType<typeof make>>

@@ -9,13 +9,17 @@ import * as Queue from "effect/Queue"
 import * as Random from "effect/Random"
 import type { Broker, ClaimedTask, Hold, WakeUp, Want } from "../Broker.ts"
 import type { Handler } from "../Task.ts"
-import { backoff, type Claims, type Ended } from "./Completer.ts"
+import { attempt, attemptOnce, backoff } from "./attempt.ts"
+import type { Claims, Ended } from "./Completer.ts"
 import { notHandedBack } from "./messages.ts"
 import { QueueSlots } from "./QueueSlots.ts"
 import * as Runner from "./Runner.ts"
 
 /** Without a hint the worker looks this often: hints can be lost, this look cannot. */
 const pollFloor = 5000
+
+/** How often the worker looks whether it holds more than it can run, while it holds anything ready. */
+const shedInterval = 250
 
 /** A claim whose answer was lost may still be on its way to the server: it is looked for this long. */
 const lateClaims = 600_000
@@ -137,6 +141,7 @@ export const make = Effect.fnUntraced(function*(
     }
     over()
     fresh.openUnsafe()
+    rearm.openUnsafe()
   }
 
   /**
@@ -162,29 +167,31 @@ export const make = Effect.fnUntraced(function*(
   }
 
   /** Hands back what is held under this worker's identity without anybody here knowing. */
-  const reconcile = Effect.gen(function*() {
-    const worker = identity
-    if (worker === undefined) return
-    const holds = yield* broker.holds(worker)
-    // What a claim brings that was under way meanwhile is known when it ends.
-    yield* quiet.await
-    const known = new Set<string>()
-    const know = ({ fence, id }: Hold) => known.add(`${id} ${fence}`)
-    for (const slots of queues.values()) for (const { task } of slots.heldReady()) know(task)
-    for (const { task } of runner.running()) know(task)
-    for (const attempt of unrecorded()) know(attempt)
-    const unknown = holds.filter(({ fence, id }) => !known.has(`${id} ${fence}`))
-    if (unknown.length === 0) return
-    yield* broker.release(worker, unknown)
-    yield* Effect.annotateLogs(Effect.logWarning("claims whose answer was lost are handed back"), {
-      claims: unknown.length
-    })
-  }).pipe(Effect.catch((error) => Effect.annotateLogs(Effect.logWarning(notHandedBack), error.annotations)))
+  const reconcile = (worker: string) =>
+    attemptOnce(
+      Effect.gen(function*() {
+        const holds = yield* broker.holds(worker)
+        // What a claim brings that was under way meanwhile is known when it ends.
+        yield* quiet.await
+        const known = new Set<string>()
+        const know = ({ fence, id }: Hold) => known.add(`${id} ${fence}`)
+        for (const slots of queues.values()) for (const { task } of slots.heldReady()) know(task)
+        for (const { task } of runner.running()) know(task)
+        for (const one of unrecorded()) know(one)
+        const unknown = holds.filter(({ fence, id }) => !known.has(`${id} ${fence}`))
+        if (unknown.length === 0) return
+        yield* broker.release(worker, unknown)
+        yield* Effect.annotateLogs(Effect.logWarning("claims whose answer was lost are handed back"), {
+          claims: unknown.length
+        })
+      }),
+      notHandedBack
+    )
 
   const reconcileLoop = Effect.gen(function*() {
     yield* suspicion.await
     while (now() < suspectUntil) {
-      yield* reconcile
+      if (identity !== undefined) yield* reconcile(identity)
       yield* Effect.sleep(Duration.millis(pollFloor * (0.8 + 0.4 * (yield* Random.next))))
     }
     suspicion.closeUnsafe()
@@ -218,7 +225,7 @@ export const make = Effect.fnUntraced(function*(
       if (worker === undefined) continue
       const wants = begin(worker)
       if (wants.length === 0) continue
-      const result = yield* Effect.result(broker.claim(worker, wants))
+      const result = yield* attempt(broker.claim(worker, wants))
       if (result._tag === "Success") {
         failures = 0
         end(worker, result.success)
@@ -230,12 +237,23 @@ export const make = Effect.fnUntraced(function*(
     }
   })
 
+  const holdsReady = () => [...queues.values()].some((slots) => slots.heldReady().length > 0)
+
+  /** Hands back what was claimed ahead and would start sooner elsewhere. */
+  const shed = () => {
+    for (const slots of queues.values()) {
+      for (const { task, worker } of slots.shed(now())) releasing(worker, [task])
+    }
+  }
+
   /** Promotes what has become due, and looks at everything once per floor. */
   const dueLoop = Effect.gen(function*() {
     let pollAt = 0
+    let failures = 0
     while (true) {
       rearm.closeUnsafe()
-      const wait = Math.min(dueAt, pollAt) - now()
+      shed()
+      const wait = Math.min(Math.min(dueAt, pollAt) - now(), holdsReady() ? shedInterval : Number.POSITIVE_INFINITY)
       if (wait > 0) {
         // Whole milliseconds: a timer that fires a fraction too early would only come back here.
         yield* Effect.raceFirst(Effect.sleep(Duration.millis(Math.ceil(wait))), rearm.await)
@@ -246,15 +264,15 @@ export const make = Effect.fnUntraced(function*(
       // Set before the look, so that a wake-up during it can still lower it.
       dueAt = Number.POSITIVE_INFINITY
       if (queues.size === 0 || identity === undefined) continue
-      const next = yield* Effect.result(broker.promote([...queues.keys()]))
+      const next = yield* attempt(broker.promote([...queues.keys()]))
       if (next._tag === "Success") {
-        if (next.success !== undefined) {
-          dueAt = Math.min(dueAt, now() + next.success)
-        }
+        failures = 0
+        if (next.success !== undefined) dueAt = Math.min(dueAt, now() + next.success)
         for (const slots of queues.values()) slots.call()
         signal.openUnsafe()
       } else {
         yield* Effect.annotateLogs(Effect.logWarning("look for due tasks failed"), next.failure.annotations)
+        dueAt = Math.min(dueAt, now() + Duration.toMillis(yield* backoff(failures++)))
       }
     }
   })
@@ -263,10 +281,7 @@ export const make = Effect.fnUntraced(function*(
     const batch = yield* Queue.takeBetween(toRelease, 1, 1000)
     for (const worker of new Set(batch.map((one) => one.worker))) {
       const holds = batch.filter((one) => one.worker === worker).map((one) => one.task)
-      yield* Effect.catch(broker.release(worker, holds), (error) => {
-        suspect()
-        return Effect.annotateLogs(Effect.logWarning(notHandedBack), error.annotations)
-      })
+      if (!(yield* attemptOnce(broker.release(worker, holds), notHandedBack))) suspect()
     }
     releases -= batch.length
     if (releases === 0) released.openUnsafe()
@@ -294,8 +309,10 @@ export const make = Effect.fnUntraced(function*(
     },
     /** Stops claiming, and succeeds once what a claim under way has brought is handed back. */
     stop: Effect.suspend(() => {
+      const worker = identity
       identity = undefined
-      return Effect.andThen(quiet.await, released.await)
+      const handedBack = Effect.andThen(quiet.await, released.await)
+      return worker === undefined || now() >= suspectUntil ? handedBack : Effect.andThen(handedBack, reconcile(worker))
     }),
     /** Whether the worker serves the queue of this handler. */
     add: (handler: Handler): boolean => {

@@ -11,7 +11,7 @@ import * as Effect from "effect/Effect"
 import * as Latch from "effect/Latch"
 import * as Random from "effect/Random"
 import { type Broker, BrokerError, type Hold, Unavailable, type WorkerStart } from "../Broker.ts"
-import { backoff } from "./Completer.ts"
+import { attempt, attemptOnce, backoff } from "./attempt.ts"
 import { notHandedBack } from "./messages.ts"
 
 /** The part of the lease that is left to interrupt handlers in. */
@@ -38,6 +38,7 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
   /** Recovery waits one lease after an outage: everybody gets the time to come back. */
   let recoverFrom = Number.NEGATIVE_INFINITY
   const lost = yield* Latch.make()
+  let stopped = false
   // Below the interval: a heartbeat that hangs must not stand in the way of the next.
   const deadline = Duration.millis(options.heartbeatInterval * 0.75)
 
@@ -53,9 +54,9 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
     const worker = identity
     const result = yield* broker.heartbeat(worker, options.running()).pipe(
       Effect.timeoutOrElse({ duration: deadline, orElse: () => Effect.fail(unanswered) }),
-      Effect.result
+      attempt
     )
-    if (worker !== identity) return
+    if (worker !== identity || stopped) return
     if (result._tag === "Failure") {
       recoverFrom = now() + options.lease
       yield* Effect.annotateLogs(Effect.logWarning("heartbeat failed"), result.failure.annotations)
@@ -80,7 +81,7 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
       const holds = yield* options.onLost
       identity = SecureRandom.uuidV7Unsafe()
       for (let failures = 0;; failures++) {
-        const result = yield* Effect.result(register(identity))
+        const result = yield* attempt(register(identity))
         if (result._tag === "Success") break
         yield* Effect.sleep(yield* backoff(failures))
       }
@@ -88,10 +89,12 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
       recoverFrom = now() + options.lease
       // Holds that nobody has taken yet are handed back: an outage is not a loss.
       // The old identity is forgotten only when what ended under it is recorded: holds of the unknown count as lost.
-      yield* broker.release(before, holds).pipe(
-        Effect.andThen(options.flushed),
-        Effect.andThen(broker.deregister(before)),
-        Effect.catch((error) => Effect.annotateLogs(Effect.logWarning(notHandedBack), error.annotations))
+      yield* attemptOnce(
+        broker.release(before, holds).pipe(
+          Effect.andThen(options.flushed),
+          Effect.andThen(broker.deregister(before))
+        ),
+        notHandedBack
       )
       options.onIdentity(identity)
     }
@@ -99,11 +102,14 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
 
   const recover = Effect.gen(function*() {
     if (now() < recoverFrom) return
-    const recovered = yield* broker.recover
-    if (recovered.workers + recovered.released + recovered.failed > 0) {
-      yield* Effect.annotateLogs(Effect.logWarning("tasks of lost workers recovered"), { ...recovered })
-    }
-  }).pipe(Effect.catch((error) => Effect.annotateLogs(Effect.logWarning("recovery failed"), error.annotations)))
+    yield* attemptOnce(
+      Effect.flatMap(broker.recover, (recovered) =>
+        recovered.workers + recovered.released + recovered.failed === 0
+          ? Effect.void
+          : Effect.annotateLogs(Effect.logWarning("tasks of lost workers recovered"), { ...recovered })),
+      "recovery failed"
+    )
+  })
 
   const every = (effect: Effect.Effect<void>) =>
     Effect.forever(Effect.andThen(
@@ -119,5 +125,11 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
   yield* Effect.forkScoped(watch)
   yield* Effect.forkScoped(Effect.andThen(recover, every(recover)))
 
-  return { identity: () => identity }
+  return {
+    identity: () => identity,
+    /** What a heartbeat under way has to say is of no interest any more: the worker is about to forget itself. */
+    stop: () => {
+      stopped = true
+    }
+  }
 })

@@ -85,8 +85,9 @@ export class QueueSlots {
   take(now: number): ReadyTask | undefined {
     if (this.running >= this.concurrency || this.next === this.ready.length) return undefined
     const task = this.ready[this.next++]
-    if (this.next === this.ready.length) {
-      this.ready = []
+    // Under steady load it is never empty: what has started must not be kept until it is.
+    if (this.next === this.ready.length || this.next >= mostClaimed) {
+      this.ready = this.ready.slice(this.next)
       this.next = 0
     }
     if (this.running++ === 0) this.busySince = now
@@ -102,6 +103,23 @@ export class QueueSlots {
   /** What is held ready and has not started. */
   heldReady(): ReadonlyArray<ReadyTask> {
     return this.ready.slice(this.next)
+  }
+
+  /**
+   * Takes back what was claimed ahead at a pace that the worker has lost: when the oldest has waited for ten times the
+   * horizon, others would be sooner.
+   */
+  shed(now: number): ReadonlyArray<ReadyTask> {
+    const oldest = this.ready[this.next]
+    if (oldest === undefined || now - oldest.claimedAt < horizon * 10) return []
+    const shed = this.ready.slice(this.next)
+    this.ready = []
+    this.next = 0
+    this.rate = 0
+    this.ended = 0
+    this.busy = 0
+    this.busySince = now
+    return shed
   }
 
   /** Takes back what is held ready and has not started. */

@@ -65,7 +65,12 @@ export const make = Effect.fnUntraced(function*(onEnd: OnEnd) {
       run.fiber.addObserver((exit) => {
         // A task that was taken away and claimed again may be running here twice: forget only this run.
         if (runs.get(task.id) === run) runs.delete(task.id)
-        onEnd(run, Exit.isSuccess(exit) ? exit.value : undefined)
+        if (Exit.isSuccess(exit)) onEnd(run, exit.value)
+        else if (run.interrupted) onEnd(run, undefined)
+        // Nobody here has interrupted it: an attempt that has failed, like one that died.
+        else {fork(handler.interruptedItself(task)).addObserver((end) =>
+            onEnd(run, Exit.isSuccess(end) ? end.value : undefined)
+          )}
         changed.openUnsafe()
       })
     },

@@ -379,6 +379,7 @@ as $$
 declare
   v_now timestamptz := ${schema}.horsies_now();
   v_promoted integer;
+  v_next float8;
 begin
   -- horsies_tasks_delayed, then horsies_tasks_pkey
   update ${schema}.horsies_tasks t
@@ -398,17 +399,16 @@ begin
   if v_promoted >= p_limit then
     return 0;
   end if;
-  -- horsies_tasks_delayed
-  return (
-    select min(${epochMillis("d.run_at")} - ${epochMillis("v_now")})
-    from unnest(p_queues) q
-    cross join lateral (
-      select t.run_at from ${schema}.horsies_tasks t
-      where t.queue = q and t.state = 'PENDING' and not t.due and t.run_at > v_now
-      order by t.run_at
-      limit 1
-    ) d
-  );
+  -- horsies_tasks_delayed. What is due and still waits is being promoted by somebody else: its commit is a moment away.
+  select min(${epochMillis("d.run_at")} - ${epochMillis("v_now")}) into v_next
+  from unnest(p_queues) q
+  cross join lateral (
+    select t.run_at from ${schema}.horsies_tasks t
+    where t.queue = q and t.state = 'PENDING' and not t.due
+    order by t.run_at
+    limit 1
+  ) d;
+  return case when v_next is not null then greatest(v_next, 2) end;
 end
 $$`
 
