@@ -77,7 +77,12 @@ describe("README.md", () => {
     const [command] = blocks("sh", sections.get("The main job"))
     const folder = `${root}/examples`
     const [digest] = execFileSync("sh", ["-c", command ?? ""], { cwd: folder, encoding: "utf8" }).split(" ")
-    const output = execFileSync(process.execPath, [`${root}/examples/checksums/main.ts`, "--json", folder], {
+    const output = execFileSync(process.execPath, [
+      "--conditions=effect-horsies-source",
+      `${root}/examples/checksums/main.ts`,
+      "--json",
+      folder
+    ], {
       encoding: "utf8"
     })
     const lines = output.trimEnd().split("\n")

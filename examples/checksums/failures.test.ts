@@ -8,6 +8,17 @@ import { complaintsOf, digestOf, refusal, reportOf, run, temporaryFolder } from 
 
 const options = Effect.map(TestDatabase, ({ url }) => ["--json", "--database-url", Redacted.value(url)])
 
+/** A folder that nobody may enter, until the scope closes and it has to be removed. */
+const closedFolder = (folder: string) =>
+  Effect.acquireRelease(
+    Effect.sync(() => {
+      mkdirSync(folder)
+      writeFileSync(join(folder, "unknown"), "")
+      chmodSync(folder, 0o000)
+    }),
+    () => Effect.sync(() => chmodSync(folder, 0o700))
+  )
+
 layer(TestDatabase.layer, { excludeTestServices: true })("files that cannot be read", (it) => {
   it.effect("fail one by one, by name and with the reason, while all others complete", () =>
     Effect.gen(function*() {
@@ -15,9 +26,7 @@ layer(TestDatabase.layer, { excludeTestServices: true })("files that cannot be r
       for (let i = 0; i < 50; i++) writeFileSync(join(folder, `readable ${i}`), `${i}\n`)
       const digest = digestOf(folder)
       writeFileSync(join(folder, "secret\n"), "a secret", { mode: 0o000 })
-      mkdirSync(join(folder, "closed"))
-      writeFileSync(join(folder, "closed", "unknown"), "")
-      chmodSync(join(folder, "closed"), 0o000)
+      yield* closedFolder(join(folder, "closed"))
 
       const ended = yield* run({ args: [...yield* options, folder], preload: "asNobody.ts" })
       assert.strictEqual(ended.code, 1, ended.stderr)
@@ -45,8 +54,7 @@ layer(TestDatabase.layer, { excludeTestServices: true })("files that cannot be r
   it.effect("are no reason to begin when it is the folder itself", () =>
     Effect.gen(function*() {
       const folder = join(yield* temporaryFolder, "closed")
-      mkdirSync(folder)
-      chmodSync(folder, 0o000)
+      yield* closedFolder(folder)
       const { line } = yield* refusal({ args: [...yield* options, folder], preload: "asNobody.ts" })
       assert.strictEqual(line, `checksums: ${folder}: permission denied (EACCES)`)
     }))

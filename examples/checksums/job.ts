@@ -16,10 +16,8 @@ const underWay = 500
 /** How long an interrupted run waits for what it has sent. */
 const patience = "1 second"
 
-/** How long the database may be away. */
-const outage = Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("2 seconds")]).pipe(
-  Schedule.upTo({ duration: "30 seconds" })
-)
+/** The database may be away for a while. The tasks that it has wait for it as well, so there is no use in giving up. */
+const outage = Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("2 seconds")])
 
 const isOutage = (error: Task.PayloadError | Broker.BrokerError) => error._tag === "BrokerError" && error.isRetryable
 
