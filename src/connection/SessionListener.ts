@@ -100,6 +100,8 @@ const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"], endp
   const probeDeadline = Duration.subtract(config.deadPeerBound, Duration.millis(probeInterval))
   /** Channels whose first subscriber came, or whose last one left, while the session was up. */
   let changes: Queue.Queue<string> | undefined
+  /** Channels on which the server listens for us. */
+  const heardOf = new Set<string>()
   let failures = 0
   let proven = false
 
@@ -135,7 +137,10 @@ const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"], endp
     const listenFor = (channel: string) =>
       Effect.andThen(
         listen(channel, (payload) => subscribers.tell(channel, { _tag: "Notified", payload })),
-        Effect.sync(() => subscribers.tell(channel, lookAgain))
+        Effect.sync(() => {
+          heardOf.add(channel)
+          subscribers.tell(channel, lookAgain)
+        })
       )
     const follow = (channel: string) => {
       const own = listening.get(channel)
@@ -144,6 +149,7 @@ const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"], endp
         return own === undefined ? listenFor(channel) : Effect.sync(() => subscribers.tell(channel, lookAgain))
       }
       listening.delete(channel)
+      heardOf.delete(channel)
       return own === undefined ? Effect.void : within(owned, probeDeadline, Scope.close(own, Exit.void))
     }
 
@@ -160,7 +166,7 @@ const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"], endp
         duration: selfTestDeadline,
         orElse: () => Effect.fail(proven ? probeLost() : new ListenSwallowed())
       })
-      yield* state.connected(Duration.millis(monotonic() - startedAt))
+      return Duration.millis(monotonic() - startedAt)
     })
     if (!proven) {
       // A transaction pooler may run what we send where we listened, and give us the notification with the answer: only
@@ -172,19 +178,23 @@ const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"], endp
       }))
     }
     const itself = { ...owned, connection }
-    yield* probe(itself)
+    const roundTrip = yield* probe(itself)
     proven = true
 
     const queue = yield* Queue.unbounded<string>()
     changes = queue
     yield* Effect.forEach(subscribers.names(), follow, { discard: true })
+    yield* state.connected(roundTrip)
     failures = 0
     yield* Deferred.succeed(connected, undefined)
 
     const watch = Effect.gen(function*() {
       const wait = heardAt + probeInterval - monotonic()
       if (wait > 0) yield* Effect.sleep(Duration.millis(wait))
-      else yield* Effect.andThen(probe(itself), proveWritable(itself, endpoint, probeDeadline))
+      else {
+        yield* state.connected(yield* probe(itself))
+        yield* proveWritable(itself, endpoint, probeDeadline)
+      }
     })
     return yield* Effect.raceAllFirst([
       Deferred.await(lost),
@@ -196,6 +206,7 @@ const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"], endp
   const connect = Effect.gen(function*() {
     const exit = yield* Effect.exit(session)
     changes = undefined
+    heardOf.clear()
     if (Exit.isSuccess(exit)) return
     if (Cause.hasInterruptsOnly(exit.cause)) return yield* Effect.interrupt
     const failure = exit.cause.reasons.find(Cause.isFailReason)?.error
@@ -227,7 +238,8 @@ const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"], endp
     subscribe: (channel) =>
       subscribers.subscribe(channel, {
         first: Effect.asVoid(changed(channel)),
-        joined: Effect.sync(() => subscribers.tell(channel, lookAgain)),
+        // Otherwise everybody is told as soon as the server listens.
+        joined: Effect.sync(() => heardOf.has(channel) && subscribers.tell(channel, lookAgain)),
         last: Effect.asVoid(changed(channel))
       })
   })

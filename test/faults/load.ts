@@ -19,10 +19,12 @@ export type Runs = Map<number, number>
 
 /** What a worker runs. */
 export const handler = (runs?: Runs) =>
-  Double.toLayer(({ n }) => Effect.sync(() => {
-    runs?.set(n, performance.now())
-    return n * 2
-  }))
+  Double.toLayer(({ n }) =>
+    Effect.sync(() => {
+      runs?.set(n, performance.now())
+      return n * 2
+    })
+  )
 
 /** Starts producers that send one task after the other, whatever happens, until they are told to stop. */
 export const start = Effect.fnUntraced(function*(producers: number) {
@@ -57,7 +59,9 @@ export const start = Effect.fnUntraced(function*(producers: number) {
     settle: Effect.gen(function*() {
       stopped = true
       yield* Fiber.join(running)
-      const results = yield* Effect.forEach(acknowledged, ({ handle }) => handle.await, { concurrency: "unbounded" })
+      const results = yield* Effect.forEach(acknowledged, ({ handle }) => handle.await, {
+        concurrency: "unbounded"
+      }).pipe(Effect.timeout("30 seconds"))
       assert.deepStrictEqual(results, acknowledged.map(({ n }) => n * 2))
       assert.deepStrictEqual(failures.filter((error) => error._tag !== "BrokerError" || !error.isRetryable), [])
       // What was not acknowledged may have arrived all the same: it ends too.

@@ -14,6 +14,7 @@ import * as PostgresHarness from "../contract/postgresHarness.ts"
 import * as PgBouncer from "../support/PgBouncer.ts"
 import { TestDatabase } from "../support/TestDatabase.ts"
 import { start, until } from "../support/worker.ts"
+import { workerBehaviour } from "../worker/behaviour.ts"
 import { Echo } from "../worker/tasks.ts"
 import * as Brokers from "./brokers.ts"
 
@@ -24,15 +25,18 @@ const split = (pool: Redacted.Redacted, server: Redacted.Redacted): PostgresConf
   pgbouncerTransactionMode: true
 })
 
+/** A broker's settings for the pooler and the database of the test. */
+const settings = Layer.unwrap(Effect.gen(function*() {
+  const pooler = yield* PgBouncer.PgBouncer
+  const { url } = yield* TestDatabase
+  return PostgresConfig.layer(split(pooler.url, url))
+}))
+
 for (const poolSize of [20, 1]) {
   brokerContract(
     `PostgresBroker through PgBouncer in transaction mode, pool size ${poolSize}`,
     PostgresBroker.layer.pipe(
-      Layer.provide(Layer.unwrap(Effect.gen(function*() {
-        const pooler = yield* PgBouncer.PgBouncer
-        const { url } = yield* TestDatabase
-        return PostgresConfig.layer(split(pooler.url, url))
-      }))),
+      Layer.provide(settings),
       Layer.provide(PgBouncer.PgBouncer.layer({ poolMode: "transaction", poolSize })),
       Layer.provideMerge(PostgresHarness.layer)
     ),
@@ -43,6 +47,11 @@ for (const poolSize of [20, 1]) {
 const onePooled = Layer.provideMerge(
   PgBouncer.PgBouncer.layer({ poolMode: "transaction", poolSize: 1 }),
   TestDatabase.layer
+)
+
+workerBehaviour(
+  "PgBouncer in transaction mode, pool size 1",
+  PostgresBroker.layer.pipe(Layer.provide(settings), Layer.provide(onePooled))
 )
 
 layer(onePooled, { excludeTestServices: true, timeout: "30 seconds" })("a transaction pool of one connection", (it) => {

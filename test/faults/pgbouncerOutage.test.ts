@@ -33,8 +33,7 @@ it.live("sends and attempts survive crashes of the server and of PgBouncer", () 
       yield* load.progress(100)
       yield* server.restart("fast")
       yield* load.progress(100)
-      const count = yield* load.settle
-      console.log(count, load.failures.length, new Set(load.failures.map((f) => f.message)))
+      yield* load.settle
     }).pipe(Effect.provide(context))
   }), 60_000)
 

@@ -5,6 +5,7 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql/SqlClient"
+import { openSockets } from "../support/FaultProxy.ts"
 import * as proxied from "./proxied.ts"
 
 const pidOf = (sql: SqlClient) =>
@@ -175,6 +176,6 @@ layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("d
       yield* proxy.freeze()
       const { millis } = yield* proxied.timed(Scope.close(scope, Exit.void))
       assert.isBelow(millis, 500)
-      yield* proxied.until("every socket is closed", Effect.sync(() => proxy.counters().open === 0))
+      yield* proxied.until("every socket is closed", Effect.sync(() => openSockets(proxy.port) === 0))
     }))
 })

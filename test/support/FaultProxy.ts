@@ -70,12 +70,20 @@ const target = (url: Redacted.Redacted) => {
   return { host: hostname, port: Number(port) }
 }
 
+/** How many sockets of this process are open whose other end is this port. */
+export const openSockets = (port: number): number =>
+  (process as unknown as { readonly _getActiveHandles: () => ReadonlyArray<unknown> })
+    ._getActiveHandles()
+    .filter((handle) => handle instanceof Net.Socket && handle.remotePort === port).length
+
 /** A proxy in front of the server of a URL. It listens on 127.0.0.1, or where `listen` says. */
 export const make = Effect.fnUntraced(function*(
   server: Redacted.Redacted,
   listen: { readonly host: string } | { readonly path: string } = { host: "127.0.0.1" }
 ) {
   const links = new Set<Link>()
+  /** Sockets of clients that have gone, or so they say: on a dead link nobody answers. */
+  const abandoned = new Set<Net.Socket>()
   let weather = fair
   const counted = { accepted: 0, requestBytes: 0, answerBytes: 0, requests: 0 }
 
@@ -83,7 +91,8 @@ export const make = Effect.fnUntraced(function*(
     links.delete(link)
     for (const { from, timer } of [link.requests, link.answers]) {
       clearTimeout(timer)
-      if (from.pending || from.connecting) from.destroy()
+      // There is no RST before a connection is there, nor on a unix socket.
+      if (from.pending || from.connecting || from.remoteFamily === undefined) from.destroy()
       else from.resetAndDestroy()
     }
   }
@@ -141,9 +150,10 @@ export const make = Effect.fnUntraced(function*(
     timer: undefined
   })
 
-  const listener = Net.createServer((client) => {
+  // Half-open is what a dead link is: the side that has not heard of the end goes on.
+  const listener = Net.createServer({ allowHalfOpen: true }, (client) => {
     counted.accepted++
-    const upstream = Net.connect({ ...target(server), noDelay: true })
+    const upstream = Net.connect({ ...target(server), noDelay: true, allowHalfOpen: true })
     client.setNoDelay(true)
     const frozen = weather.newLinks === "swallow"
     const link: Link = { requests: flowing(client, upstream, frozen), answers: flowing(upstream, client, frozen) }
@@ -156,13 +166,19 @@ export const make = Effect.fnUntraced(function*(
       flow.from.once("end", () => {
         flow.ended = true
         if (!flow.frozen && flow.timer === undefined) flow.to.end()
+        if (flow.frozen && direction === "requests") left()
       })
     }
     // Frozen or not, what the client has left goes: its server finds that out some day, too.
-    client.once("close", () => {
+    const left = () => {
       links.delete(link)
       clearTimeout(link.requests.timer)
       upstream.destroySoon()
+      if (!client.destroyed) abandoned.add(client)
+    }
+    client.once("close", () => {
+      left()
+      abandoned.delete(client)
     })
   })
 
@@ -181,6 +197,7 @@ export const make = Effect.fnUntraced(function*(
   yield* Effect.acquireRelease(Effect.orDie(Effect.retry(open, { times: 20 })), () =>
     Effect.sync(() => {
       for (const link of links) resetLink(link)
+      for (const client of abandoned) client.destroy()
       listener.close()
     }))
 

@@ -6,9 +6,11 @@ import * as Redacted from "effect/Redacted"
 import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import { execFileSync } from "node:child_process"
-import { appendFileSync, chmodSync, chownSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs"
-import { tmpdir } from "node:os"
+import { appendFileSync, chownSync, readFileSync, statSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
+import { makeFolder } from "../../src/embedded/dataDirectory.ts"
+import * as Keeper from "../../src/embedded/keeper.ts"
+import { serverUser } from "../../src/embedded/user.ts"
 import * as EmbeddedPostgres from "../../src/EmbeddedPostgres.ts"
 
 /** One of the two. */
@@ -83,11 +85,9 @@ const follow = (data: string, primary: EmbeddedPostgres.Server) => {
 /** Starts both; they stop with the scope. */
 export const make: Effect.Effect<PrimaryStandby, EmbeddedPostgres.EmbeddedPostgresError, Scope.Scope> = Effect.gen(
   function*() {
-    const folder = yield* Effect.acquireRelease(
-      Effect.sync(() => mkdtempSync(join(tmpdir(), "effect-horsies-test-"))),
-      (folder) => Effect.sync(() => rmSync(folder, { recursive: true, force: true }))
-    )
-    chmodSync(folder, 0o755)
+    // Gone with the scope, and also when this process is killed.
+    const { folder, user } = yield* Keeper.make(yield* serverUser)
+    yield* makeFolder(folder, user)
     // A crash of a process is no crash of the system: what was written is there without a sync.
     const start = (name: string) =>
       EmbeddedPostgres.make({ directory: join(folder, name), settings: { fsync: false, max_connections: 100 } })

@@ -1,0 +1,70 @@
+import { assert, layer } from "@effect/vitest"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Logger from "effect/Logger"
+import * as References from "effect/References"
+import type { SqlClient } from "effect/sql/SqlClient"
+import * as Stream from "effect/Stream"
+import { inspect } from "node:util"
+import * as proxied from "../faults/proxied.ts"
+
+/** What is logged while an effect runs, whole and as the statements of the echo with their outcomes. */
+const logged = Effect.fnUntraced(function*<A, E, R>(self: Effect.Effect<A, E, R>) {
+  const all: Array<unknown> = []
+  const statements: Array<string> = []
+  const durations: Array<unknown> = []
+  const logger = Logger.make(({ cause, fiber, message }) => {
+    const { duration, outcome, sql } = fiber.getRef(References.CurrentLogAnnotations)
+    all.push(message, cause, fiber.getRef(References.CurrentLogAnnotations))
+    if (!String(message).includes("statement")) return
+    statements.push(`${String(sql)} ${String(outcome)}`)
+    durations.push(duration)
+  })
+  yield* Effect.exit(self).pipe(
+    Effect.provide(Logger.layer([logger])),
+    Effect.provideService(References.MinimumLogLevel, "All")
+  )
+  return { all: inspect(all, { depth: 20 }), statements, durations }
+})
+
+const secret = "s3cret-parameter"
+
+const statements = (sql: SqlClient) =>
+  Effect.gen(function*() {
+    yield* sql`select ${secret}::text as a`
+    yield* sql`select
+        1,   ${secret}::text`.values
+    yield* Effect.exit(sql`select ${secret}::int`)
+    yield* Stream.runDrain(sql`select ${secret}::text from generate_series(1, 3)`.stream)
+    yield* sql.withTransaction(sql`select ${secret}::text as b`)
+    yield* Effect.exit(Effect.timeout(sql`select pg_sleep(${5})`, "50 millis"))
+  })
+
+layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("echo", (it) => {
+  it.effect("logs every statement with its duration and its outcome, never a parameter", () =>
+    Effect.gen(function*() {
+      const { sql } = yield* proxied.makePool({ echo: true })
+      const { all, durations, statements: echoed } = yield* logged(statements(sql))
+      assert.deepStrictEqual(echoed, [
+        "select $1::text as a Success",
+        "select 1, $1::text Success",
+        "select $1::int Failure",
+        "select $1::text from generate_series(1, 3) Success",
+        "BEGIN Success",
+        "select $1::text as b Success",
+        "COMMIT Success",
+        "select pg_sleep($1) Interrupted"
+      ])
+      for (const duration of durations) assert.match(String(duration), /^\d.*(ms|s|µs|ns)/)
+      assert.notInclude(all, secret)
+    }))
+
+  it.effect("is off by default", () =>
+    Effect.gen(function*() {
+      const { sql } = yield* proxied.makePool()
+      const { all, statements: echoed } = yield* logged(statements(sql))
+      assert.deepStrictEqual(echoed, [])
+      assert.notInclude(all, "select")
+      assert.isTrue(Exit.isSuccess(yield* Effect.exit(sql`select 1`)))
+    }))
+})
