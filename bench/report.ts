@@ -5,6 +5,8 @@ import { summarize, type Summary } from "./statistics.ts"
 import type { Results, Suite } from "./suite.ts"
 
 const whole = (value: number) => Math.round(value).toLocaleString("en")
+/** Not every system tells whose processor time it was. */
+const tenths = (value: number) => Number.isNaN(value) ? "–" : value.toFixed(1)
 const range = ({ least, most }: Summary, format: (value: number) => string) => `${format(least)} … ${format(most)}`
 
 /** The rounds of one contestant. */
@@ -52,10 +54,10 @@ export const table = (suite: Suite, results: Results): string => {
       whole(rate(results.warmUp.find((round) => round.contestant === name)!)),
       whole(median((round) => round.sentPerSecond)),
       `${whole(median((round) => round.untilFirst))} ms`,
-      `${median((round) => round.workerCpu).toFixed(1)} µs/task`,
-      `${median((round) => round.serverCpu).toFixed(1)} µs/task`,
+      `${tenths(median((round) => round.workerCpu))} µs/task`,
+      `${tenths(median((round) => round.serverCpu))} µs/task`,
       `${whole(median((round) => round.wal))} B/task`,
-      `${median((round) => round.others).toFixed(1)} CPUs`
+      `${tenths(median((round) => round.others))} CPUs`
     ]
   })
   const ratios = suite.contestants.flatMap((name, i) =>

@@ -115,7 +115,8 @@ export const run = Effect.fnUntraced(function*(processes: Processes, plan: Plan,
     workerCpu: seen.cpu * 1000 / tasks,
     serverCpu: serverCpu * 1000 / tasks,
     wal: (used.wal - usedBefore.wal) / tasks,
-    others: (used.machine - usedBefore.machine - ownCpu) / (used.at - usedBefore.at)
+    // The system counts processor time in ticks, so little of it can come out as less than nothing.
+    others: Math.max(0, used.machine - usedBefore.machine - ownCpu) / (used.at - usedBefore.at)
   }
   return round
 }, Effect.scoped)

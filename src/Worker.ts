@@ -27,7 +27,6 @@ import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as Option from "effect/Option"
 import * as Os from "node:os"
 import { Broker, type BrokerError, type Hold } from "./Broker.ts"
 import { type Handler, Handlers } from "./Task.ts"
@@ -37,6 +36,7 @@ import * as Dispatcher from "./worker/Dispatcher.ts"
 import * as Liveness from "./worker/Liveness.ts"
 import { notHandedBack } from "./worker/messages.ts"
 import type { Run } from "./worker/Runner.ts"
+import { within } from "./worker/within.ts"
 
 /** Options of a worker. */
 export interface Options {
@@ -86,19 +86,12 @@ const make = Effect.fnUntraced(function*(options: Options) {
   const { runner } = dispatcher
   const holdOf = (run: Run): Hold => ({ id: run.task.id, fence: run.task.fence })
 
-  /** Waits, but not for longer than this: by the real clock, because a test that has ended moves its own no more. */
-  const within = (duration: Duration.Duration, wait: Effect.Effect<unknown>) =>
-    wait.pipe(
-      Effect.timeoutOption(duration),
-      Effect.provideService(Clock.Clock, Clock.Clock.defaultValue()),
-      Effect.interruptible
-    )
   /** What the broker has to be told at the end: a broker that is away must not keep the process from ending. */
   const settled = (wait: Effect.Effect<unknown>) =>
     Effect.flatMap(
       within(Duration.max(shutdownTimeout, Duration.seconds(1)), wait),
       (done) =>
-        Option.isSome(done)
+        done
           ? Effect.void
           : Effect.logWarning("the broker does not answer; what is claimed is recovered later")
     )

@@ -65,6 +65,6 @@ export const contestant: Contestant = {
   worker: Effect.fnUntraced(function*(url, ran) {
     const client = yield* Layer.build(PgClient.layer({ url: Redacted.make(url), maxConnections: 2 }))
     const database = yield* Effect.provideContext(Effect.map(SqlClient, (sql) => fromClient(sql, "public")), client)
-    yield* Effect.forkScoped(drain(database, ran))
+    yield* Effect.forkScoped(Effect.tapCause(drain(database, ran), Effect.logError))
   })
 }

@@ -4,6 +4,7 @@
  */
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import * as Queue from "effect/Queue"
 import * as Random from "effect/Random"
@@ -48,7 +49,6 @@ export const make = Effect.fnUntraced(function*(
   const handlers = new Map<string, Handler>()
   const queues = new Map<string, QueueSlots>()
   const signal = yield* Latch.make()
-  const fresh = yield* Latch.make()
   const rearm = yield* Latch.make()
   /** The identity to claim under; none while the worker has none that it can prove alive. */
   let identity: string | undefined
@@ -140,19 +140,12 @@ export const make = Effect.fnUntraced(function*(
       slots.claimed(want, calls, tasks)
     }
     over()
-    fresh.openUnsafe()
     rearm.openUnsafe()
   }
 
-  /**
-   * Starts what a claim has brought, in a fiber of its own: the claim loop sends its next claim first, and the server
-   * works on that while the handlers run.
-   */
-  const startLoop = Effect.gen(function*() {
-    yield* fresh.await
-    fresh.closeUnsafe()
+  const startAll = () => {
     for (const slots of queues.values()) start(slots)
-  }).pipe(Effect.forever)
+  }
 
   /** Open while there may be claims of this worker that it knows nothing of. */
   const suspicion = yield* Latch.make()
@@ -224,8 +217,14 @@ export const make = Effect.fnUntraced(function*(
       const worker = identity
       if (worker === undefined) continue
       const wants = begin(worker)
-      if (wants.length === 0) continue
-      const result = yield* attempt(broker.claim(worker, wants))
+      if (wants.length === 0) {
+        startAll()
+        continue
+      }
+      // The handlers of the last claim run while the server works on this one.
+      const claim = yield* Effect.forkChild(attempt(broker.claim(worker, wants)), { startImmediately: true })
+      startAll()
+      const result = yield* Fiber.join(claim)
       if (result._tag === "Success") {
         failures = 0
         end(worker, result.success)
@@ -290,7 +289,6 @@ export const make = Effect.fnUntraced(function*(
   const wakeUps = yield* broker.wakeUps
   yield* Effect.forkScoped(Effect.forever(Effect.map(Queue.take(wakeUps), wake)))
   yield* Effect.forkScoped(claimLoop)
-  yield* Effect.forkScoped(startLoop)
   yield* Effect.forkScoped(dueLoop)
   yield* Effect.forkScoped(releaseLoop)
   yield* Effect.forkScoped(reconcileLoop)

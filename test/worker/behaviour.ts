@@ -186,6 +186,36 @@ export const workerBehaviour = <E>(name: string, broker: Layer.Layer<Broker, E>)
         assert.strictEqual((yield* record(handle.id)).state, "COMPLETED")
       }))
 
+    it.effect("waits for what is running when it is interrupted, as by a signal", () =>
+      Effect.gen(function*() {
+        const broker = yield* Broker
+        const started = yield* Deferred.make<void>()
+        const go = yield* Deferred.make<void>()
+        const program = yield* start(Held.toLayer(({ n }) =>
+          Deferred.succeed(started, undefined).pipe(Effect.andThen(Deferred.await(go)), Effect.as(n))
+        )).pipe(
+          Effect.andThen(Effect.never),
+          Effect.scoped,
+          Effect.provideService(Broker, broker),
+          Effect.forkChild({ startImmediately: true })
+        )
+        const handle = yield* Held.send({ n: 6 })
+        yield* Deferred.await(started)
+        const stopping = yield* Effect.forkChild(Fiber.interrupt(program), { startImmediately: true })
+        yield* Deferred.succeed(go, undefined)
+        yield* Fiber.join(stopping)
+        const { attempts, state } = yield* record(handle.id)
+        assert.deepStrictEqual({ attempts, state }, { attempts: 1, state: "COMPLETED" })
+      }))
+
+    it.effect("an attempt whose handler interrupts itself has failed, like one that dies", () =>
+      Effect.gen(function*() {
+        yield* start(Held.toLayer(() => Effect.interrupt))
+        const error = yield* Effect.flip(Effect.flatMap(Held.send({ n: 8 }), (handle) => handle.await))
+        assert.instanceOf(error, Task.TaskDefect)
+        assert.include(error.message, "interrupted itself")
+      }))
+
     it.effect("refuses bad options of a send before anything is sent", () =>
       Effect.gen(function*() {
         for (

@@ -19,7 +19,7 @@ const certainPlans = `
 const kept = "id, queue, name, priority, run_at, sent_at, fence, losses, max_losses, payload, past"
 
 /** Milliseconds since the epoch, as attempts record them. */
-const epochMillis = (timestamp: string) => `(extract(epoch from ${timestamp}) * 1000)::float8`
+const epochMillis = (timestamp: string) => `(date_part('epoch', ${timestamp}) * 1000)`
 
 const types = (schema: string) => [
   `create type ${schema}.horsies_task_state as enum
