@@ -1,7 +1,12 @@
 /**
  * Whether the connections of a broker are well: as a value, as a stream of changes, as something to wait for, and as an
- * HTTP route for load balancers and orchestrators. The same states are metrics: `horsies_connection_up`,
- * `horsies_connection_reconnects`, `horsies_pool_connections_open` and `horsies_pool_connections_used`.
+ * HTTP route for load balancers and orchestrators.
+ *
+ * The same states are metrics: `horsies_connection_up`, `horsies_connection_reconnects` and
+ * `horsies_connection_round_trip_seconds` have the attributes `connection` (`pool` or `session`) and `application`, and
+ * for a pool also `pool`. Pools have metrics without this layer, too: `horsies_pool_size`, `horsies_pool_overflow`,
+ * `horsies_pool_connections_open`, `horsies_pool_connections_used` and `horsies_pool_waiting`, with the attributes `pool`
+ * (`general`, `worker`, `child`, or `session` for heartbeats and migrations) and `application`.
  *
  * @example
  * ```ts

@@ -1,6 +1,6 @@
 /** The state of a connection as the broker sees it: a value, a stream of changes, and metrics. */
 import * as Clock from "effect/Clock"
-import type * as Duration from "effect/Duration"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Metric from "effect/Metric"
 import * as SubscriptionRef from "effect/SubscriptionRef"
@@ -27,8 +27,29 @@ const reconnects = Metric.counter("horsies_connection_reconnects", {
   incremental: true
 })
 
-/** Keeps the state of one connection. */
-export const make = Effect.fnUntraced(function*(connection: "pool" | "session") {
+const roundTrips = Metric.gauge("horsies_connection_round_trip_seconds", {
+  description: "how long the last probe of the connection took"
+})
+
+/** What tells the metrics of one connection from those of others. */
+export interface Attributes {
+  readonly connection: "pool" | "session"
+  readonly application: string
+  /** Which of the pools. */
+  readonly pool?: string | undefined
+}
+
+const metricsOf = ({ application, connection, pool }: Attributes) => {
+  const attributes = { connection, application, ...(pool === undefined ? {} : { pool }) }
+  return {
+    up: Metric.withAttributes(up, attributes),
+    reconnects: Metric.withAttributes(reconnects, attributes),
+    roundTrip: Metric.withAttributes(roundTrips, attributes)
+  }
+}
+
+/** Keeps the state of one connection. Without attributes it has no metrics. */
+export const make = Effect.fnUntraced(function*(attributes: Attributes | undefined) {
   const ref = yield* SubscriptionRef.make<ConnectionState>({
     status: "connecting",
     since: yield* Clock.currentTimeMillis,
@@ -36,12 +57,18 @@ export const make = Effect.fnUntraced(function*(connection: "pool" | "session") 
     lastError: undefined,
     roundTrip: undefined
   })
+  const metrics = attributes === undefined ? undefined : metricsOf(attributes)
   const move = Effect.fnUntraced(function*(status: Status, change: Partial<ConnectionState>) {
     const now = yield* Clock.currentTimeMillis
     const before = SubscriptionRef.getUnsafe(ref)
     const back = status === "connected" && before.status === "reconnecting"
-    if (back) yield* Metric.update(Metric.withAttributes(reconnects, { connection }), 1)
-    yield* Metric.update(Metric.withAttributes(up, { connection }), status === "connected" ? 1 : 0)
+    if (metrics !== undefined) {
+      if (back) yield* Metric.update(metrics.reconnects, 1)
+      yield* Metric.update(metrics.up, status === "connected" ? 1 : 0)
+      if (change.roundTrip !== undefined) {
+        yield* Metric.update(metrics.roundTrip, Duration.toSeconds(change.roundTrip))
+      }
+    }
     yield* SubscriptionRef.set(ref, {
       ...before,
       ...change,

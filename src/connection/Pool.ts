@@ -9,9 +9,10 @@ import * as Pool from "effect/Pool"
 import type * as Scope from "effect/Scope"
 import { ConnectionError, SqlError } from "effect/sql/SqlError"
 import type { PoolSize, PostgresConfig } from "../PostgresConfig.ts"
-import { monotonic, realClock } from "./Deadlines.ts"
-import { open, type OwnedConnection, type Purpose } from "./open.ts"
-import { within } from "./within.ts"
+import type { Host } from "../PostgresUrl.ts"
+import { monotonic, realClock } from "./clock.ts"
+import { ask, open, type OwnedConnection, type Purpose } from "./open.ts"
+import * as PoolMetrics from "./PoolMetrics.ts"
 
 /** Connections above the kept ones are closed when they have been idle for this long. */
 const overflowIdle = Duration.seconds(15)
@@ -19,8 +20,8 @@ const overflowIdle = Duration.seconds(15)
 /** A connection that was used within this time is handed out without a ping. */
 const skipWindow = 1000
 
-/** A ping that takes longer counts as failed. */
-const pingTimeout = Duration.seconds(1)
+/** A ping that takes longer counts as failed, in milliseconds; less when a dead peer is to be noticed sooner. */
+const mostPing = 1000
 
 /** A connection of the pool. */
 export interface Member extends OwnedConnection {
@@ -46,28 +47,57 @@ export interface Stats {
 export interface ConnectionPool {
   /** A connection for the calling scope. Fails with a `ConnectionError` when there is none within `poolTimeout`. */
   readonly take: Effect.Effect<Member, SqlError, Scope.Scope>
+  /** A connection that nobody has to wait for, if there is one; when it has to be opened, to this host before others. */
+  readonly spare: (host: Host) => Effect.Effect<Member | undefined, SqlError, Scope.Scope>
+  /** Ends idle connections that nobody has lately found alive. */
+  readonly distrust: () => void
   /** Ends every connection, each when its user is done, so that all are opened anew. */
   readonly renew: () => void
   readonly stats: () => Stats
 }
 
+/** What kind of pool to make. */
+export interface Options {
+  /** What the pool is called in metrics. */
+  readonly name: string
+  readonly purpose: Purpose
+  readonly size: PoolSize
+  readonly prePing: boolean
+  /** Told when a connection could not be opened. */
+  readonly onFailure: (error: SqlError) => void
+}
+
+const sameHost = (a: Host, b: Host) => a.host === b.host && a.port === b.port
+
 export const make = Effect.fnUntraced(function*(
   config: PostgresConfig["Service"],
-  purpose: Purpose,
-  size: PoolSize,
-  prePing: boolean
+  { name, onFailure, prePing, purpose, size }: Options
 ): Effect.fn.Return<ConnectionPool, never, Scope.Scope> {
   const members = new Set<Member>()
+  const metrics = yield* PoolMetrics.make({ pool: name, application: config.applicationName }, size)
+  const pingTimeout = Duration.millis(
+    Math.min(mostPing, (Duration.toMillis(config.deadPeerBound) - patienceOf(config)) / 4)
+  )
   const runFork = Effect.runForkWith(yield* Effect.context<never>())
   let waiting = 0
+  /** The host to try before the others. */
+  let preferred: Host | undefined
   const recycleAfter = Duration.toMillis(config.poolRecycle)
 
   const acquire = Effect.gen(function*() {
-    const owned = yield* open(config, purpose)
+    const { endpoint } = purpose
+    const first = endpoint.hosts.find((host) => preferred !== undefined && sameHost(host, preferred))
+    const hosts = first === undefined
+      ? endpoint.hosts
+      : [first, ...endpoint.hosts.filter((host) => host !== first)] as const
+    const opening = open(config, { ...purpose, endpoint: { ...endpoint, hosts: [...hosts] } })
+    const owned = yield* Effect.tapError(opening, (error) => Effect.sync(() => onFailure(error)))
     const now = monotonic()
     const member: Member = { ...owned, openedAt: now, provenAt: now, used: false, inTransaction: false, leaving: false }
     members.add(member)
+    metrics.open(1)
     yield* Effect.addFinalizer(() => Effect.sync(() => members.delete(member)))
+    owned.onClose(() => metrics.open(-1))
     // A checkout that waits for this very connection would wait for ever: tell the pool now.
     owned.onClose(() => runFork(Pool.invalidate(pool, member)))
     return member
@@ -101,10 +131,15 @@ export const make = Effect.fnUntraced(function*(
   }
 
   const ping = (member: Member): Effect.Effect<boolean> =>
-    within(member, pingTimeout, member.connection.query("select 1", [], false)).pipe(
+    ask(member, pingTimeout, "select 1").pipe(
       Effect.as(true),
       Effect.catch(() => Effect.succeed(false))
     )
+
+  const distrust = () => {
+    const now = monotonic()
+    for (const member of members) if (!member.used && now - member.provenAt >= skipWindow) member.destroy()
+  }
 
   const fit: Effect.Effect<Member, SqlError, Scope.Scope> = Effect.flatMap(Pool.get(pool), (member) => {
     const now = monotonic()
@@ -116,7 +151,7 @@ export const make = Effect.fnUntraced(function*(
         return Effect.succeed(member)
       }
       // Where one link has died silently, others probably have: what is idle is opened anew rather than waited for.
-      for (const other of members) if (!other.used && now - other.provenAt >= skipWindow) other.destroy()
+      distrust()
       return Effect.andThen(discard(member), fit)
     })
   })
@@ -135,28 +170,44 @@ export const make = Effect.fnUntraced(function*(
 
   const waited = Effect.suspend(() => {
     waiting++
+    metrics.waiting(1)
     return fit.pipe(
       Effect.timeoutOrElse({ duration: config.poolTimeout, orElse: () => exhausted }),
-      Effect.ensuring(Effect.sync(() => waiting--)),
+      Effect.ensuring(Effect.sync(() => {
+        waiting--
+        metrics.waiting(-1)
+      })),
       Effect.provideService(Clock.Clock, realClock)
     )
   })
 
-  return {
-    take: Effect.acquireRelease(
-      Effect.map(waited, (member) => {
-        member.used = true
-        return member
+  const take: ConnectionPool["take"] = Effect.acquireRelease(
+    Effect.map(waited, (member) => {
+      member.used = true
+      metrics.used(1)
+      return member
+    }),
+    (member) =>
+      Effect.sync(() => {
+        member.used = false
+        metrics.used(-1)
+        member.provenAt = monotonic()
+        // Its next user would find itself inside.
+        if (member.inTransaction || member.leaving) member.destroy()
       }),
-      (member) =>
-        Effect.sync(() => {
-          member.used = false
-          member.provenAt = monotonic()
-          // Its next user would find itself inside.
-          if (member.inTransaction || member.leaving) member.destroy()
-        }),
-      { interruptible: true }
-    ),
+    { interruptible: true }
+  )
+
+  return {
+    take,
+    spare: (host) =>
+      Effect.suspend(() => {
+        const { inUse } = stats()
+        if (inUse + waiting >= size.size + size.overflow) return Effect.undefined
+        preferred = host
+        return Effect.ensuring(take, Effect.sync(() => (preferred = undefined)))
+      }),
+    distrust,
     renew: () => {
       for (const member of members) {
         member.leaving = true
@@ -166,6 +217,10 @@ export const make = Effect.fnUntraced(function*(
     stats
   }
 })
+
+/** Milliseconds without a sign of life after which a connection is looked into. */
+export const patienceOf = (config: PostgresConfig["Service"]): number =>
+  config.keepalives?.idle ?? Duration.toMillis(config.deadPeerBound) / 2
 
 /** Why a checkout failed: told apart from a server that cannot be reached. */
 export class PoolTimeout extends Error {

@@ -14,6 +14,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
 import * as Random from "effect/Random"
 import * as Scope from "effect/Scope"
@@ -23,10 +24,13 @@ import type * as SubscriptionRef from "effect/SubscriptionRef"
 import { BrokerError, Refused } from "../Broker.ts"
 import { PostgresConfig } from "../PostgresConfig.ts"
 import type { Endpoint } from "../PostgresUrl.ts"
+import { monotonic, realClock } from "./clock.ts"
 import * as ConnectionState from "./ConnectionState.ts"
-import { monotonic, realClock } from "./Deadlines.ts"
+import { echoing } from "./echo.ts"
 import { fromSqlError } from "./failure.ts"
-import { open, type OwnedConnection, proveWritable } from "./open.ts"
+import { ask, open, type OwnedConnection, proveWritable } from "./open.ts"
+import { patienceOf } from "./Pool.ts"
+import { Siblings } from "./Siblings.ts"
 import { type Event, lookAgain, Subscribers } from "./Subscribers.ts"
 import { within } from "./within.ts"
 
@@ -52,7 +56,7 @@ export class SessionListener extends Context.Service<SessionListener, {
   static readonly layer: Layer.Layer<SessionListener, BrokerError, PostgresConfig> = Layer.effect(
     SessionListener,
     Effect.flatMap(PostgresConfig, (config) => config.session === undefined ? silent : make(config, config.session))
-  )
+  ).pipe(Layer.provide(Siblings.layer))
 
   /** No session: every subscriber looks once. */
   static readonly layerSilent: Layer.Layer<SessionListener> = Layer.effect(
@@ -63,7 +67,7 @@ export class SessionListener extends Context.Service<SessionListener, {
 
 const silent = Effect.gen(function*() {
   const subscribers = new Subscribers()
-  const state = yield* ConnectionState.make("session")
+  const state = yield* ConnectionState.make(undefined)
   yield* state.closed
   return SessionListener.of({
     listens: false,
@@ -94,9 +98,10 @@ const probeLost = () => {
 
 const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"], endpoint: Endpoint) {
   const subscribers = new Subscribers()
-  const state = yield* ConnectionState.make("session")
+  const siblings = yield* Siblings
+  const state = yield* ConnectionState.make({ connection: "session", application: config.applicationName })
   const connected = yield* Deferred.make<void, BrokerError>()
-  const probeInterval = config.keepalives?.idle ?? Duration.toMillis(config.deadPeerBound) / 2
+  const probeInterval = patienceOf(config)
   const probeDeadline = Duration.subtract(config.deadPeerBound, Duration.millis(probeInterval))
   /** Channels whose first subscriber came, or whose last one left, while the session was up. */
   let changes: Queue.Queue<string> | undefined
@@ -122,7 +127,11 @@ const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"], endp
     const listen = Effect.fnUntraced(function*(channel: string, heard: (payload: string) => void) {
       const own = yield* Scope.fork(channels)
       listening.set(channel, own)
-      const notifications = yield* within(owned, probeDeadline, Scope.provide(connection.listen(channel), own))
+      const notifications = yield* echoing(
+        config,
+        `LISTEN ${channel}`,
+        within(owned, probeDeadline, Scope.provide(connection.listen(channel), own))
+      )
       yield* Stream.fromQueue(notifications).pipe(
         Stream.runForEach(({ payload }) =>
           Effect.sync(() => {
@@ -150,43 +159,52 @@ const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"], endp
       }
       listening.delete(channel)
       heardOf.delete(channel)
-      return own === undefined ? Effect.void : within(owned, probeDeadline, Scope.close(own, Exit.void))
+      return own === undefined
+        ? Effect.void
+        : echoing(config, `UNLISTEN ${channel}`, within(owned, probeDeadline, Scope.close(own, Exit.void)))
     }
 
     // Itself: a channel that only this connection uses.
     const self = `horsies_self_${SecureRandom.uuidV4Unsafe().replaceAll("-", "")}`
     let echoed: Deferred.Deferred<void> | undefined
     yield* listen(self, () => echoed === undefined ? undefined : Deferred.doneUnsafe(echoed, Effect.void))
+    const itself = { ...owned, connection }
     const probe = Effect.fnUntraced(function*(notifier: OwnedConnection) {
       const startedAt = monotonic()
       const answer = yield* Deferred.make<void>()
       echoed = answer
-      yield* within(notifier, probeDeadline, notifier.connection.query("select pg_notify($1, '')", [self], false))
-      yield* Effect.timeoutOrElse(Deferred.await(answer), {
-        duration: selfTestDeadline,
-        orElse: () => Effect.fail(proven ? probeLost() : new ListenSwallowed())
-      })
+      yield* ask(notifier, probeDeadline, "select pg_notify($1, '')", [self])
+      const heard = yield* Effect.timeoutOption(Deferred.await(answer), selfTestDeadline)
+      if (Option.isNone(heard)) {
+        if (proven) return yield* probeLost()
+        // Where this link answers, nothing else can be wrong with it.
+        yield* ask(itself, probeDeadline, "select 1")
+        return yield* Effect.fail(new ListenSwallowed())
+      }
       return Duration.millis(monotonic() - startedAt)
     })
-    if (!proven) {
-      // A transaction pooler may run what we send where we listened, and give us the notification with the answer: only
-      // one that comes while we are idle proves anything.
-      yield* Effect.scoped(Effect.gen(function*() {
-        const other = yield* open(config, { endpoint, transactionPool: false, limits: {} })
-        yield* Effect.addFinalizer(() => Effect.sync(other.destroy))
-        yield* probe(other)
-      }))
-    }
-    const itself = { ...owned, connection }
-    const roundTrip = yield* probe(itself)
-    proven = true
-
+    // A transaction pooler may run what we send where we listened, and give us the notification with the answer: only
+    // one that comes while we are idle proves anything.
+    const proveListening = Effect.scoped(Effect.gen(function*() {
+      const here = { ...endpoint, hosts: [owned.host] as const }
+      const other = yield* open(config, { endpoint: here, transactionPool: false, limits: {} })
+      yield* Effect.addFinalizer(() => Effect.sync(other.destroy))
+      yield* probe(other)
+    }))
     const queue = yield* Queue.unbounded<string>()
-    changes = queue
-    yield* Effect.forEach(subscribers.names(), follow, { discard: true })
-    yield* state.connected(roundTrip)
-    failures = 0
-    yield* Deferred.succeed(connected, undefined)
+    const settle = Effect.gen(function*() {
+      if (!proven) yield* proveListening
+      const roundTrip = yield* probe(itself)
+      proven = true
+      changes = queue
+      yield* Effect.forEach(subscribers.names(), follow, { discard: true })
+      yield* state.connected(roundTrip)
+      failures = 0
+      if (!(yield* Deferred.succeed(connected, undefined))) {
+        // What ended this connection may have ended others without a word.
+        for (const pool of siblings.pools) pool.distrust()
+      }
+    })
 
     const watch = Effect.gen(function*() {
       const wait = heardAt + probeInterval - monotonic()
@@ -196,11 +214,11 @@ const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"], endp
         yield* proveWritable(itself, endpoint, probeDeadline)
       }
     })
-    return yield* Effect.raceAllFirst([
-      Deferred.await(lost),
+    const serve = Effect.raceFirst(
       Effect.forever(Effect.flatMap(Queue.take(queue), follow)),
       Effect.forever(watch)
-    ])
+    )
+    return yield* Effect.raceFirst(Deferred.await(lost), Effect.andThen(settle, serve))
   }))
 
   const connect = Effect.gen(function*() {

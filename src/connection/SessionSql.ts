@@ -8,7 +8,8 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Reactivity from "effect/reactivity/Reactivity"
 import { PostgresConfig } from "../PostgresConfig.ts"
-import * as PooledSql from "./PooledSql.ts"
+import { Siblings } from "./Siblings.ts"
+import * as SqlPool from "./SqlPool.ts"
 
 /** The session client; none when there is only a transaction pool. */
 export class SessionSql extends Context.Service<SessionSql, {
@@ -19,16 +20,18 @@ export class SessionSql extends Context.Service<SessionSql, {
     Effect.gen(function*() {
       const config = yield* PostgresConfig
       if (config.session === undefined) return { client: undefined }
-      const { client } = yield* PooledSql.make(config, {
+      const { client } = yield* SqlPool.make(config, {
+        name: "session",
         endpoint: config.session,
         size: { size: 0, overflow: 1 },
         transactionPool: false,
         prePing: true,
-        limited: false
+        limited: false,
+        unprovenEnds: true
       })
       return { client }
     })
-  ).pipe(Layer.provide(Reactivity.layer))
+  ).pipe(Layer.provide(Siblings.layer), Layer.provide(Reactivity.layer))
 
   /** No session of its own. */
   static readonly layerNone: Layer.Layer<SessionSql> = Layer.succeed(SessionSql, { client: undefined })

@@ -1,6 +1,5 @@
 /** The driver's connection as the SQL client uses it: with deadlines, prompt interruption, and the echo. */
 import type * as PgConnection from "@effect/sql-pg/PgConnection"
-import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -11,6 +10,7 @@ import type { Connection } from "effect/sql/SqlConnection"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
 import { type Deadlines, monotonic, StatementDeadline, type Underway } from "./Deadlines.ts"
+import { echo } from "./echo.ts"
 import type { Member } from "./Pool.ts"
 
 export interface Options {
@@ -35,7 +35,7 @@ const ends = /^\s*(?:commit|end|rollback|abort)\b(?!.*\b(?:to|chain)\b)/is
 export const guard = (member: Member, connection: PgConnection.PgConnection, options: Options): Connection => {
   const begin = (sql: string, deadline: Duration.Duration | undefined) => {
     if (begins.test(sql)) member.inTransaction = true
-    return options.deadlines.begin(member, deadline)
+    return options.deadlines.begin(member, sql, deadline)
   }
   const end = (sql: string, statement: Underway, exit: Exit.Exit<unknown, unknown>) => {
     options.deadlines.end(statement)
@@ -112,10 +112,3 @@ export const guard = (member: Member, connection: PgConnection.PgConnection, opt
       transform === undefined ? rows(sql, params, false) : Effect.map(rows(sql, params, false), transform)
   }
 }
-
-const echo = (sql: string, millis: number, exit: Exit.Exit<unknown, unknown>) =>
-  Effect.annotateLogs(Effect.logInfo("statement"), {
-    sql: sql.trim().replaceAll(/\s+/g, " "),
-    duration: Duration.format(Duration.millis(Math.round(millis * 100) / 100)),
-    outcome: exit._tag === "Success" ? "Success" : Cause.hasInterruptsOnly(exit.cause) ? "Interrupted" : "Failure"
-  })

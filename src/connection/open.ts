@@ -3,7 +3,7 @@
  * promptly.
  */
 import * as PgConnection from "@effect/sql-pg/PgConnection"
-import * as Duration from "effect/Duration"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
@@ -11,6 +11,7 @@ import { ConnectionError, isSqlError, SqlError } from "effect/sql/SqlError"
 import * as Net from "node:net"
 import type { Keepalives, PostgresConfig } from "../PostgresConfig.ts"
 import type { Endpoint, Host } from "../PostgresUrl.ts"
+import { echoing } from "./echo.ts"
 import { fromSqlError, sqlStateOf } from "./failure.ts"
 import { type Encryption, encryptions } from "./tls.ts"
 import { within } from "./within.ts"
@@ -26,6 +27,24 @@ export interface OwnedConnection {
   readonly onClose: (listener: () => void) => void
   /** Grows with everything that comes from the server. */
   readonly bytesRead: () => number
+  /** Where it leads. */
+  readonly host: Host
+  /** What answered when it was opened. */
+  readonly backend: Backend
+  /** Whether statements are logged. */
+  readonly echo: boolean
+}
+
+/**
+ * A process of a server. Its id is not what the server said at the start: a session pooler makes that up. Behind a
+ * transaction pool it is whichever process answered, and says nothing of later statements.
+ */
+export interface Backend {
+  readonly pid: number
+  /** When the server started, in seconds since the epoch by its own clock: no two servers share that. */
+  readonly server: number
+  /** When the process answered, by the same clock. */
+  readonly at: number
 }
 
 /** What a connection is for. */
@@ -65,7 +84,7 @@ const attempt = Effect.fnUntraced(function*(
   host: Host,
   ssl: Encryption,
   startupParameters: Readonly<Record<string, string>>
-): Effect.fn.Return<OwnedConnection, SqlError, Scope.Scope> {
+): Effect.fn.Return<Omit<OwnedConnection, "backend">, SqlError, Scope.Scope> {
   let first: Net.Socket | undefined
   const sockets = new Set<Net.Socket>()
   // The driver says goodbye and leaves the socket to the other side, which may be gone: without this a half-open
@@ -102,7 +121,9 @@ const attempt = Effect.fnUntraced(function*(
     },
     isClosed: () => socket.destroyed || !socket.readable,
     onClose: (listener) => socket.closed ? listener() : socket.once("close", listener),
-    bytesRead: () => socket.bytesRead
+    bytesRead: () => socket.bytesRead,
+    host,
+    echo: config.echo
   }
 })
 
@@ -153,6 +174,17 @@ const refusesWrites = () => {
   return new SqlError({ reason: new ConnectionError({ cause: new Error(message), message, operation: "connect" }) })
 }
 
+/** Runs a statement of the broker's own, unprepared, and ends the connection when it takes longer than the bound. */
+export const ask = (
+  owned: Pick<OwnedConnection, "connection" | "destroy" | "echo">,
+  bound: Duration.Duration,
+  sql: string,
+  parameters: ReadonlyArray<unknown> = []
+): Effect.Effect<ReadonlyArray<ReadonlyArray<unknown>>, SqlError> =>
+  echoing(owned, sql, within(owned, bound, owned.connection.queryValues(sql, parameters, false)))
+
+const takesNoWrites = "pg_is_in_recovery() or current_setting('transaction_read_only')::bool"
+
 /** Fails when a host has to take writes and does not. */
 export const proveWritable = (
   owned: OwnedConnection,
@@ -160,17 +192,26 @@ export const proveWritable = (
   bound: Duration.Duration
 ): Effect.Effect<void, SqlError> =>
   endpoint.targetSessionAttrs === "any" ? Effect.void : Effect.flatMap(
-    within(
-      owned,
-      bound,
-      owned.connection.queryValues(
-        "select pg_is_in_recovery() or current_setting('transaction_read_only')::bool",
-        [],
-        false
-      )
-    ),
+    ask(owned, bound, `select ${takesNoWrites}`),
     ([row]) => row?.[0] === true ? Effect.fail(refusesWrites()) : Effect.void
   )
+
+/** Seconds since the epoch when this server started, as an expression. */
+export const startOfServer = "extract(epoch from pg_catalog.pg_postmaster_start_time())::float8"
+
+/** Asks who is at the other end, and whether it takes writes when it has to. */
+const meet = Effect.fnUntraced(function*(
+  owned: Omit<OwnedConnection, "backend">,
+  endpoint: Endpoint,
+  bound: Duration.Duration
+): Effect.fn.Return<OwnedConnection, SqlError> {
+  const sql =
+    `select pg_backend_pid(), ${startOfServer}, extract(epoch from clock_timestamp())::float8, ${takesNoWrites}`
+  const [row] = yield* ask(owned, bound, sql)
+  const [pid, server, at, readOnly] = row as [number, number, number, boolean]
+  if (readOnly && endpoint.targetSessionAttrs !== "any") return yield* refusesWrites()
+  return { ...owned, backend: { pid, server, at } }
+})
 
 /**
  * Opens a connection: the hosts in their order, each with every encryption that its `sslmode` allows. A pooler that
@@ -191,14 +232,10 @@ export const open = Effect.fnUntraced(function*(
         [
           attempt(config, purpose, host, ssl, wanted),
           Effect.tap(attempt(config, purpose, host, ssl, {}), (owned) =>
-            within(
-              owned,
-              bound,
-              Effect.forEach(
-                Object.entries(wanted),
-                ([name, value]) => owned.connection.query("select set_config($1, $2, false)", [name, value]),
-                { discard: true }
-              )
+            Effect.forEach(
+              Object.entries(wanted),
+              ([name, value]) => ask(owned, bound, "select set_config($1, $2, false)", [name, value]),
+              { discard: true }
             ))
         ],
         isUnsupportedParameter,
@@ -210,18 +247,14 @@ export const open = Effect.fnUntraced(function*(
       Effect.flatMap(
         encryptions(endpoint, host),
         (ways) =>
-          Effect.tap(firstOf(ways.map((ssl) => openOn(host, ssl)), isEncryptionRefused, refusal), (owned) =>
-            proveWritable(owned, endpoint, bound))
+          Effect.flatMap(firstOf(ways.map((ssl) => openOn(host, ssl)), isEncryptionRefused, refusal), (owned) =>
+            meet(owned, endpoint, bound))
       )
     ),
     () => true,
     hope
   )
 })
-
-/** How long opening may take at most, over all hosts. */
-export const openBound = (config: PostgresConfig["Service"], endpoint: Endpoint): Duration.Duration =>
-  Duration.times(endpoint.connectTimeout ?? config.connectTimeout, endpoint.hosts.length)
 
 /** Whether a failure says that the server of this connection takes no writes: it was demoted, another is the primary. */
 export const isReadOnlyServer = (error: unknown): boolean => isSqlError(error) && sqlStateOf(error) === "25006"

@@ -90,34 +90,44 @@ layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("a
 })
 
 layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("a worker under load", (it) => {
-  it.effect("never has more connections than its budget of 7", () =>
-    Effect.gen(function*() {
-      const { applicationName, options } = yield* proxied.make()
-      const config = PostgresConfig.layer(options)
-      const context = yield* Layer.build(Layer.fresh(Layer.provideMerge(
-        Layer.provide(PostgresBroker.layerWorker, config),
-        config
-      )))
-      const sql = Context.get(context, SqlClient)
-      const budget = PostgresConfig.connectionBudget(Context.get(context, PostgresConfig.PostgresConfig))
-      yield* start(Echo.toLayer(({ text }) => Effect.as(Effect.ignore(sql`select pg_sleep(0.01)`), text)), {
-        concurrency: 50,
-        heartbeatInterval: "200 millis",
-        lease: "2 seconds"
-      }).pipe(Effect.provideContext(Context.merge(yield* Effect.context<never>(), context) as typeof context))
-      yield* Effect.provideContext(
-        Echo.sendMany(Array.from({ length: 600 }, (_, i) => ({ text: String(i) }))),
-        context
-      )
-      const observer = yield* SqlClient
-      let most = 0
-      const ended = Effect.gen(function*() {
-        most = Math.max(most, yield* proxied.sessions(applicationName))
-        return (yield* observer`select from horsies_history`).length === 600
-      })
-      yield* proxied.until("all tasks have ended", ended)
-      assert.strictEqual(budget, 7)
-      assert.isAtMost(most, budget)
-      assert.isAbove(most, 2)
-    }))
+  // Statements that are asked about, too.
+  for (const { seconds, tasks } of [{ seconds: 0.01, tasks: 600 }, { seconds: 2.5, tasks: 20 }]) {
+    it.effect(`never has more connections than its budget of 7: statements of ${seconds} s`, () =>
+      Effect.gen(function*() {
+        const { applicationName, options } = yield* proxied.make(proxied.alert)
+        const config = PostgresConfig.layer(options)
+        const context = yield* Layer.build(Layer.fresh(Layer.provideMerge(
+          Layer.provide(PostgresBroker.layerWorker, config),
+          config
+        )))
+        const sql = Context.get(context, SqlClient)
+        const budget = PostgresConfig.connectionBudget(Context.get(context, PostgresConfig.PostgresConfig))
+        const errors: Array<unknown> = []
+        const slow = Effect.catch(
+          sql`select pg_sleep(${seconds}::float8)`,
+          (error) => Effect.sync(() => errors.push(error))
+        )
+        yield* start(Echo.toLayer(({ text }) => Effect.as(slow, text)), {
+          concurrency: 50,
+          heartbeatInterval: "200 millis",
+          lease: "2 seconds"
+        }).pipe(Effect.provideContext(Context.merge(yield* Effect.context<never>(), context) as typeof context))
+        yield* Effect.provideContext(
+          Echo.sendMany(Array.from({ length: tasks }, (_, i) => ({ text: String(i) }))),
+          context
+        )
+        const observer = yield* SqlClient
+        let most = 0
+        const ended = Effect.gen(function*() {
+          most = Math.max(most, yield* proxied.sessions(applicationName))
+          return (yield* observer`select from horsies_history`).length >= tasks
+        })
+        yield* proxied.until("all tasks have ended", ended, "25 seconds")
+        yield* observer`truncate horsies_history`
+        assert.deepStrictEqual(errors, [])
+        assert.strictEqual(budget, 7)
+        assert.isAtMost(most, budget)
+        assert.isAbove(most, 2)
+      }))
+  }
 })

@@ -9,7 +9,7 @@ import * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql/SqlClient"
 import * as SubscriptionRef from "effect/SubscriptionRef"
 import type { Event } from "../../src/connection/Subscribers.ts"
-import { openSockets } from "../support/FaultProxy.ts"
+import { type FaultProxy, openSockets } from "../support/FaultProxy.ts"
 import * as proxied from "./proxied.ts"
 import { listenerOf, makeListener, reconnected, watchState } from "./session.ts"
 
@@ -97,6 +97,45 @@ layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("t
       )
       assert.isBelow(millis, bound + slack)
     }).pipe(Effect.provideService(Random.Random, eager)), 30_000)
+
+  /** Starts a session, and does something to it as soon as the server listens for it, before its self-test. */
+  const startAndThen = <E, R>(
+    settings: proxied.Settings,
+    then: (applicationName: string, proxy: FaultProxy) => Effect.Effect<unknown, E, R>
+  ) =>
+    Effect.gen(function*() {
+      const { applicationName, options, proxy } = yield* proxied.make(settings)
+      yield* proxy.set({ delay: 100 })
+      const starting = yield* Effect.forkChild(proxied.timed(Effect.flip(listenerOf(options))))
+      const observer = yield* SqlClient
+      yield* proxied.until(
+        "the server listens",
+        Effect.map(
+          observer`select from pg_stat_activity where application_name = ${applicationName} and query like 'LISTEN%'`,
+          (rows) => rows.length === 1
+        )
+      )
+      yield* then(applicationName, proxy)
+      const { exit, millis } = yield* Fiber.join(starting)
+      return { error: yield* exit, millis }
+    })
+
+  it.effect("that is lost before it is proven is away, not swallowed: trying again helps", () =>
+    Effect.gen(function*() {
+      const observer = yield* SqlClient
+      const terminated = yield* startAndThen(
+        {},
+        (applicationName) =>
+          observer`select pg_terminate_backend(pid) from pg_stat_activity where application_name = ${applicationName}
+          and query like 'LISTEN%'`
+      )
+      const frozen = yield* startAndThen(proxied.alert, (_, proxy) => proxy.freeze())
+      for (const { error } of [terminated, frozen]) {
+        assert.isTrue(error._tag === "BrokerError" && error.isRetryable, String(error))
+        assert.strictEqual(error._tag === "BrokerError" ? error.reason._tag : "", "Unavailable")
+      }
+      assert.isBelow(terminated.millis, 2000, "the loss is noticed at once")
+    }))
 
   it.effect("takes a slow link for what it is", () =>
     Effect.gen(function*() {
