@@ -111,17 +111,32 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
     )
   })
 
-  const every = (effect: Effect.Effect<void>) =>
-    Effect.forever(Effect.andThen(
-      Effect.flatMap(Random.next, (random) =>
-        Effect.sleep(Duration.millis(Math.round(options.heartbeatInterval * (0.8 + 0.2 * random))))),
-      effect
-    ))
+  /** Waits until the next is due, when the last one began so long ago. */
+  const pause = (passed: number) =>
+    Effect.flatMap(
+      Random.next,
+      (random) =>
+        Effect.sleep(
+          Duration.millis(Math.max(1, Math.round(options.heartbeatInterval * (0.8 + 0.2 * random) - passed)))
+        )
+    )
+
+  const every = (effect: Effect.Effect<void>) => Effect.forever(Effect.andThen(pause(0), effect))
+
+  /** One that has hung until its deadline is followed by the next at once. */
+  const beats = Effect.gen(function*() {
+    let sentAt = now()
+    while (true) {
+      yield* pause(now() - sentAt)
+      sentAt = now()
+      yield* beat
+    }
+  })
 
   yield* register(identity)
   options.onIdentity(identity)
   // Apart from each other: a heartbeat that hangs must not keep the watch from noticing.
-  yield* Effect.forkScoped(every(beat))
+  yield* Effect.forkScoped(beats)
   yield* Effect.forkScoped(watch)
   yield* Effect.forkScoped(Effect.andThen(recover, every(recover)))
 

@@ -1,12 +1,19 @@
 import { assert, layer } from "@effect/vitest"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Logger from "effect/Logger"
+import * as Queue from "effect/Queue"
+import * as Redacted from "effect/Redacted"
 import * as References from "effect/References"
-import type { SqlClient } from "effect/sql/SqlClient"
+import { SqlClient } from "effect/sql/SqlClient"
 import * as Stream from "effect/Stream"
 import { inspect } from "node:util"
+import { SessionListener } from "../../src/connection/SessionListener.ts"
+import * as brokers from "../faults/brokers.ts"
 import * as proxied from "../faults/proxied.ts"
+import * as PgBouncer from "../support/PgBouncer.ts"
+import { TestDatabase } from "../support/TestDatabase.ts"
 
 /** What is logged while an effect runs, whole and as the statements of the echo with their outcomes. */
 const logged = Effect.fnUntraced(function*<A, E, R>(self: Effect.Effect<A, E, R>) {
@@ -57,6 +64,44 @@ layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("e
       ])
       for (const duration of durations) assert.match(String(duration), /^\d.*(ms|s|µs|ns)/)
       assert.notInclude(all, secret)
+    }))
+
+  it.effect("logs what a broker does by itself: migrations, its session, its probes and its pings", () =>
+    Effect.gen(function*() {
+      const { options, proxy } = yield* proxied.make({ ...proxied.alert, echo: true, poolSize: 1, maxOverflow: 0 })
+      const { all, durations, statements: echoed } = yield* logged(Effect.scoped(Effect.gen(function*() {
+        const context = yield* brokers.make(options)
+        const listener = Context.get(context, SessionListener)
+        yield* Effect.scoped(Effect.flatMap(listener.subscribe("news"), Queue.take))
+        // Longer than the session goes without a probe, and an idle connection without a ping.
+        yield* Effect.sleep("1300 millis")
+        yield* Context.get(context, SqlClient)`select ${secret}::text`
+      })))
+      const seen = (statement: RegExp) => assert.isTrue(echoed.some((text) => statement.test(text)), String(statement))
+      seen(/^create table public\.horsies_tasks .* Success$/)
+      seen(/^select pg_backend_pid\(\), .* Success$/)
+      seen(/^LISTEN horsies_self_\w+ Success$/)
+      seen(/^LISTEN horsies_wake_public Success$/)
+      seen(/^LISTEN news Success$/)
+      seen(/^UNLISTEN news Success$/)
+      seen(/^select pg_notify\(\$1, ''\) Success$/)
+      const own = echoed.indexOf("select $1::text Success")
+      assert.include(echoed.slice(0, own), "select 1 Success")
+      assert.isAtLeast(echoed.filter((text) => text.startsWith("select pg_notify($1, '')")).length, 3)
+      for (const duration of durations) assert.match(String(duration), /^\d.*(ms|s|µs|ns)/)
+      assert.notInclude(all, secret)
+      assert.notInclude(all, Redacted.value(options.databaseUrl))
+      assert.isAtLeast(proxy.counters().accepted, 3)
+    }))
+
+  it.effect("logs how a pooler is told the limits that it refused at the start", () =>
+    Effect.gen(function*() {
+      const { url } = yield* TestDatabase
+      const pooler = yield* PgBouncer.make(url, { poolMode: "session" })
+      const { statements: echoed } = yield* logged(Effect.scoped(
+        proxied.poolOf({ databaseUrl: pooler.url, echo: true, lockTimeout: "1 second", tcpKeepalives: false })
+      ))
+      assert.include(echoed, "select set_config($1, $2, false) Success")
     }))
 
   it.effect("is off by default", () =>

@@ -125,14 +125,50 @@ layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("a
     }))
 })
 
+layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("the URL of the session", (it) => {
+  it.effect("is where migrations run: the other one's role may make no tables", () =>
+    Effect.gen(function*() {
+      const sql = yield* SqlClient
+      yield* sql`create role reader login password 'reader'`
+      yield* Effect.addFinalizer(() =>
+        Effect.orDie(Effect.andThen(sql`drop owned by reader cascade`, sql`drop role reader`))
+      )
+      const databaseUrl = yield* changed((url) => {
+        url.username = "reader"
+        url.password = "reader"
+      })
+      const { url: sessionDatabaseUrl } = yield* TestDatabase
+      const settings = { databaseUrl, sessionDatabaseUrl, schema: "migrated" }
+      yield* sql`create schema migrated`
+      yield* sql`grant usage on schema migrated to reader`
+      yield* sql`alter default privileges in schema migrated grant select, insert, update, delete on tables to reader`
+      const { sql: own } = yield* proxied.poolOf(settings)
+      assert.isTrue(Exit.isFailure(yield* Effect.exit(own`create table migrated.mine (n int)`)))
+      const context = yield* brokers.make(settings)
+      yield* Effect.provideContext(Echo.send({ text: "hello" }), context)
+      const owners = yield* sql`select distinct tableowner = current_user as ours from pg_tables
+        where schemaname = 'migrated'`
+      assert.deepStrictEqual(owners, [{ ours: true }])
+    }))
+})
+
 layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("the server", (it) => {
-  it.effect("knows pool and session by applicationName", () =>
+  it.effect("knows every connection by applicationName: pool, listener and heartbeats", () =>
     Effect.gen(function*() {
       const { url } = yield* TestDatabase
-      yield* brokers.make({ databaseUrl: url, applicationName: "named" })
+      const context = yield* brokers.make({ databaseUrl: url, applicationName: "named" })
+      yield* Context.get(context, Broker).heartbeat("00000000-0000-7000-8000-000000000000", [])
       const byDefault = yield* proxied.poolOf({ databaseUrl: url })
       assert.strictEqual(yield* nameOf(byDefault.sql), "effect-horsies")
-      yield* proxied.until("pool and session", Effect.map(proxied.sessions("named"), (count) => count >= 5 + 1))
+      yield* proxied.until("pool and sessions", Effect.map(proxied.sessions("named"), (count) => count === 5 + 2))
+      const observer = yield* SqlClient
+      const doing = (what: string) =>
+        Effect.map(
+          observer`select from pg_stat_activity where application_name = 'named' and query like ${what}`,
+          (rows) => rows.length
+        )
+      assert.strictEqual(yield* doing("%horsies_heartbeats%"), 1)
+      assert.strictEqual(yield* doing("LISTEN%"), 1)
     }))
 
   it.effect("ends a statement after statementTimeout; without one it takes the time it needs", () =>

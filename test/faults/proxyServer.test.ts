@@ -8,6 +8,7 @@ import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
 import * as Redacted from "effect/Redacted"
 import * as References from "effect/References"
+import * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql/SqlClient"
 import * as SubscriptionRef from "effect/SubscriptionRef"
 import { SessionListener } from "../../src/connection/SessionListener.ts"
@@ -92,6 +93,46 @@ layer(Server, { excludeTestServices: true, timeout: "60 seconds" })("a server", 
         assert.deepInclude({ ...reason, isRetryable }, { _tag: "Overloaded", sqlState: "53300", isRetryable: true })
       }
       yield* Effect.forEach(Array.from({ length: 5 }), () => sql`select 1`)
+    }))
+
+  it.effect("that has no connection left for a session says so in its state; it is back when others have gone", () =>
+    Effect.gen(function*() {
+      const url = yield* makeRole("newcomer")
+      const observer = yield* SqlClient
+      const listener = yield* listenerOf({ databaseUrl: url, applicationName: "newcomer" })
+      const events = yield* listener.subscribe("news")
+      assert.strictEqual((yield* Queue.take(events))._tag, "LookAgain")
+      const crowd = yield* Scope.make()
+      const { sql, stats } = yield* Scope.provide(
+        proxied.poolOf({ databaseUrl: url, poolSize: 1, maxOverflow: 19 }),
+        crowd
+      )
+      // Everything that there is, and then that of the session.
+      yield* Effect.forEach(Array.from({ length: 20 }), () => Effect.exit(Scope.provide(sql.reserve, crowd)), {
+        concurrency: "unbounded"
+      })
+      const before = (yield* stats).open
+      yield* observer`select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = 'newcomer'`
+      yield* proxied.until(
+        "its place is taken",
+        Effect.andThen(
+          Effect.exit(Effect.timeout(Scope.provide(sql.reserve, crowd), "300 millis")),
+          Effect.map(stats, ({ open }) => open > before)
+        )
+      )
+      yield* proxied.until(
+        "the session says why it is not connected",
+        Effect.map(
+          SubscriptionRef.get(listener.state),
+          ({ lastError, status }) => status === "reconnecting" && /connection slots|too many/.test(lastError ?? "")
+        )
+      )
+      yield* Scope.close(crowd, Exit.void)
+      yield* Effect.timeout(reconnected(listener, 1), "6 seconds")
+      assert.strictEqual((yield* Queue.take(events))._tag, "LookAgain")
+      yield* observer`select pg_notify('news', 'heard')`
+      const event = yield* Queue.take(events)
+      assert.deepStrictEqual(event, { _tag: "Notified", payload: "heard" })
     }))
 
   it.effect("that ends idle sessions does not trouble anybody", () =>
