@@ -1,10 +1,16 @@
 import { defineConfig } from "vitest/config"
 
 /**
- * Tests that break things on purpose. They measure how long it takes until something is noticed, so their files run one
+ * Tests that break things on purpose. Most measure how long it takes until something is noticed, so their files run one
  * after another; and some start programs that npm does not bring: PgBouncer, and openssl for certificates.
  */
 const faults = ["test/faults/**/*.test.ts", "test/connection/**/*.test.ts"]
+
+/** Those of them that mostly wait, and measure nothing finely: they go first, some at a time. */
+const waiting = [
+  "test/connection/{echo,keepalives,problems,settings,url}.test.ts",
+  "test/faults/{pgbouncer,pgbouncerOutage,poolShrinks,proxySoak,tls}.test.ts"
+]
 
 const onlyFaults = process.env["TEST_FAULTS"] !== undefined
 
@@ -13,9 +19,29 @@ export default defineConfig({
   resolve: { conditions: ["effect-horsies-source"] },
   ssr: { resolve: { conditions: ["effect-horsies-source"] } },
   test: {
-    include: onlyFaults ? faults : ["test/**/*.test.ts", "examples/**/*.test.ts"],
-    exclude: onlyFaults ? [] : ["**/node_modules/**", ...faults],
-    fileParallelism: !onlyFaults,
+    ...(onlyFaults
+      ? {
+        projects: [
+          {
+            extends: true as const,
+            test: { name: "waiting", include: waiting, maxWorkers: 3, sequence: { groupOrder: 0 } }
+          },
+          {
+            extends: true as const,
+            test: {
+              name: "faults",
+              include: faults,
+              exclude: waiting,
+              fileParallelism: false,
+              sequence: { groupOrder: 1 }
+            }
+          }
+        ]
+      }
+      : {
+        include: ["test/**/*.test.ts", "examples/**/*.test.ts"],
+        exclude: ["**/node_modules/**", ...faults]
+      }),
     globalSetup: ["test/support/globalSetup.ts"],
     pool: "forks",
     testTimeout: 30_000,

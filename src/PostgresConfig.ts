@@ -64,7 +64,14 @@ export interface Options {
   readonly applicationName?: string | undefined
   /** The longest time to open a connection. Default: 5 seconds. */
   readonly connectTimeout?: Duration.Input | undefined
-  /** The longest time for one statement. Default: none for the application's, the keepalive bound for the broker's own. */
+  /**
+   * The longest time for one statement. Default: the keepalive bound (idle + interval × count) for the broker's own, none
+   * for the application's, which may take as long as the server can be seen to work on them. Where nobody can tell, they
+   * have the keepalive bound, too, unless this is set: in a child process all of whose connections are busy, and through
+   * a transaction pool when neither the session's connection nor another one of the pool sees the statement in
+   * `pg_stat_activity`. To be seen it has to run on the server of the session URL, for the same role or one that
+   * `pg_read_all_stats` covers; one that waits in the pooler for its turn does not run yet.
+   */
   readonly statementTimeout?: Duration.Input | undefined
   /** The longest wait for a lock; in a transaction pool, of statements in transactions. Default: none. */
   readonly lockTimeout?: Duration.Input | undefined

@@ -1,4 +1,10 @@
-/** The pooled SQL client: ordinary statements of every part of the broker, and of the application beside it. */
+/**
+ * The pooled SQL client: ordinary statements of every part of the broker, and of the application beside it.
+ *
+ * The application may listen through it, on a direct connection: each channel takes a connection of the pool until its
+ * scope closes. A queue of notifications fails within the keepalive bound when its link dies, and stays failed: listen
+ * again, and look for what came meanwhile.
+ */
 import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"

@@ -70,29 +70,6 @@ layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("t
   }
 })
 
-layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })(
-  "the overflow is closed within 60 seconds",
-  (it) => {
-    it.effect("of a worker down to 3, of a child down to 0", () =>
-      Effect.gen(function*() {
-        const shrink = Effect.fnUntraced(function*(pool: typeof PooledSql.layer, most: number, least: number) {
-          const { applicationName, sql } = yield* build(pool, {})
-          yield* Effect.forEach(Array.from({ length: 20 }), () => sql`select pg_sleep(0.05)`, {
-            concurrency: "unbounded",
-            discard: true
-          })
-          assert.strictEqual(yield* proxied.sessions(applicationName), most)
-          const count = proxied.sessions(applicationName)
-          yield* proxied.until("the overflow is closed", Effect.map(count, (count) => count <= least), "60 seconds")
-          assert.strictEqual(yield* count, least)
-        })
-        yield* Effect.all([shrink(PooledSql.layerWorker, 5, 3), shrink(PooledSql.layerChild, 2, 0)], {
-          concurrency: "unbounded"
-        })
-      }), 90_000)
-  }
-)
-
 layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("a child's pool", (it) => {
   for (const workerChildPoolCheck of [true, false]) {
     it.effect(`workerChildPoolCheck: ${workerChildPoolCheck}, whatever poolPrePing says`, () =>

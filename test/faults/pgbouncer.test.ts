@@ -6,6 +6,7 @@ import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import type * as Redacted from "effect/Redacted"
 import { BeginTransaction, SqlClient } from "effect/sql/SqlClient"
+import * as Stream from "effect/Stream"
 import { Broker } from "../../src/Broker.ts"
 import * as PostgresBroker from "../../src/PostgresBroker.ts"
 import * as PostgresConfig from "../../src/PostgresConfig.ts"
@@ -32,10 +33,23 @@ const settings = Layer.unwrap(Effect.gen(function*() {
   return PostgresConfig.layer(split(pooler.url, url))
 }))
 
+/** At the end of a suite: no statement is prepared under a name on the server connection that everybody has shared. */
+const noneNamed = Layer.effectDiscard(Effect.gen(function*() {
+  const { url } = yield* PgBouncer.PgBouncer
+  const sql = Context.get(yield* Layer.build(PgClient.layer({ url, maxConnections: 1, prepare: false })), SqlClient)
+  yield* Effect.addFinalizer(() =>
+    Effect.orDie(Effect.map(
+      sql.unsafe("select statement from pg_prepared_statements"),
+      (rows) => assert.deepStrictEqual(rows, [])
+    ))
+  )
+}))
+
 for (const poolSize of [20, 1]) {
   brokerContract(
     `PostgresBroker through PgBouncer in transaction mode, pool size ${poolSize}`,
     PostgresBroker.layer.pipe(
+      Layer.provide(poolSize === 1 ? noneNamed : Layer.empty),
       Layer.provide(settings),
       Layer.provide(PgBouncer.PgBouncer.layer({ poolMode: "transaction", poolSize })),
       Layer.provideMerge(PostgresHarness.layer)
@@ -114,6 +128,10 @@ layer(onePooled, { excludeTestServices: true, timeout: "30 seconds" })("a transa
         assert.strictEqual(yield* handle.await, "one")
         yield* Broker.use((broker) => broker.recover)
         yield* Broker.use((broker) => broker.find(handle.id))
+        const streamed = yield* Stream.runCollect(
+          sql<{ readonly n: number }>`select n from generate_series(1, ${3000}::int) n`.stream
+        )
+        assert.deepStrictEqual(streamed.map(({ n }) => n), Array.from({ length: 3000 }, (_, i) => i + 1))
         assert.deepStrictEqual(yield* named(sql), [])
       }).pipe(Effect.provide(context))
     }))

@@ -1,5 +1,4 @@
 import { assert, layer } from "@effect/vitest"
-import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
@@ -12,33 +11,6 @@ const pidOf = (sql: SqlClient) =>
   Effect.map(sql<{ readonly pid: number }>`select pg_backend_pid() as pid`, ([row]) => row!.pid)
 
 layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("the pool's size", (it) => {
-  it.effect(
-    "is 15 at most with the defaults, whoever calls, and 5 again within 60 seconds",
-    () =>
-      Effect.gen(function*() {
-        const { applicationName, sql, stats } = yield* proxied.makePool()
-        const done = yield* Deferred.make<void>()
-        const most = yield* Effect.forkChild(Effect.gen(function*() {
-          let most = 0
-          while (!(yield* Deferred.isDone(done))) most = Math.max(most, yield* proxied.sessions(applicationName))
-          return most
-        }))
-        yield* Effect.forEach(Array.from({ length: 500 }), () => sql`select pg_sleep(0.05)`, {
-          concurrency: "unbounded",
-          discard: true
-        })
-        yield* Deferred.succeed(done, undefined)
-        assert.strictEqual(yield* Fiber.join(most), 15)
-        assert.deepStrictEqual(yield* stats, { size: 5, overflow: 10, open: 15, inUse: 0, waiting: 0 })
-
-        const idle = Effect.map(proxied.sessions(applicationName), (count) => count <= 5)
-        yield* proxied.until("the pool has closed its overflow", idle, "60 seconds")
-        assert.strictEqual(yield* proxied.sessions(applicationName), 5)
-        assert.strictEqual((yield* stats).open, 5)
-      }),
-    90_000
-  )
-
   it.effect("lets the 16th caller wait; after poolTimeout it is told the figures of the pool", () =>
     Effect.gen(function*() {
       const { sql, stats } = yield* proxied.makePool({ poolTimeout: "700 millis" })
