@@ -91,9 +91,16 @@ export const make = Effect.fnUntraced(function*(
       ? endpoint.hosts
       : [first, ...endpoint.hosts.filter((host) => host !== first)] as const
     const opening = open(config, { ...purpose, endpoint: { ...endpoint, hosts: [...hosts] } })
+    const openedAt = monotonic()
     const owned = yield* Effect.tapError(opening, (error) => Effect.sync(() => onFailure(error)))
-    const now = monotonic()
-    const member: Member = { ...owned, openedAt: now, provenAt: now, used: false, inTransaction: false, leaving: false }
+    const member: Member = {
+      ...owned,
+      openedAt,
+      provenAt: monotonic(),
+      used: false,
+      inTransaction: false,
+      leaving: false
+    }
     members.add(member)
     metrics.open(1)
     yield* Effect.addFinalizer(() => Effect.sync(() => members.delete(member)))
