@@ -19,13 +19,16 @@ import * as brokers from "./brokers.ts"
 import * as proxied from "./proxied.ts"
 import { listenerOf, reconnected } from "./session.ts"
 
+/** Connections that the server has for those who are no superusers; the observer's counts, too. */
+const slots = 10
+
 const Server = Layer.provideMerge(
   Layer.unwrap(Effect.map(
     EmbeddedPostgres.EmbeddedPostgres,
     ({ url }) => PgClient.layer({ url, maxConnections: 1, applicationName: "observer" })
   )),
   // Durable: what is committed has to be there after a crash.
-  EmbeddedPostgres.layer({ settings: { max_connections: 20, superuser_reserved_connections: 10 } })
+  EmbeddedPostgres.layer({ settings: { max_connections: 10 + slots, superuser_reserved_connections: 10 } })
 ).pipe(Layer.provideMerge(Layer.succeed(References.MinimumLogLevel, "Error")))
 
 const password = "s3cret-of-app"
@@ -107,18 +110,13 @@ layer(Server, { excludeTestServices: true, timeout: "60 seconds" })("a server", 
         proxied.poolOf({ databaseUrl: url, poolSize: 1, maxOverflow: 19 }),
         crowd
       )
-      // Everything that there is, and then that of the session.
-      yield* Effect.forEach(Array.from({ length: 20 }), () => Effect.exit(Scope.provide(sql.reserve, crowd)), {
-        concurrency: "unbounded"
-      })
-      const before = (yield* stats).open
       yield* proxied.until(
-        "its place is taken",
+        "every place is taken, the session's too",
         Effect.gen(function*() {
           // Whoever is quicker has it: the session may be back before.
           yield* observer`select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'newcomer'`
           yield* Effect.exit(Effect.timeout(Scope.provide(sql.reserve, crowd), "300 millis"))
-          return (yield* stats).open > before
+          return (yield* stats).open === slots - 1
         })
       )
       const { reconnects } = yield* SubscriptionRef.get(listener.state)
