@@ -218,9 +218,16 @@ layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("t
   it.effect("jitters: a try may come at once", () =>
     Effect.gen(function*() {
       const { listener, proxy } = yield* makeListener()
-      const { millis } = yield* proxied.timed(Effect.andThen(proxy.end, reconnected(listener, 1)))
-      // Before the first try has to come.
-      assert.isBelow(millis, 200)
+      const { accepted } = proxy.counters()
+      let lostAt = Number.POSITIVE_INFINITY
+      yield* Effect.forkScoped(watchState(listener, ({ status }) => {
+        if (status === "reconnecting") lostAt = performance.now()
+      }))
+      yield* proxy.end
+      yield* proxied.until("it tries again", Effect.sync(() => proxy.counters().accepted > accepted))
+      // Well before the first try has to come; how long it takes is not at issue here.
+      assert.isBelow(performance.now() - lostAt, 150)
+      yield* reconnected(listener, 1)
     }).pipe(Effect.provideService(Random.Random, eager)))
 })
 

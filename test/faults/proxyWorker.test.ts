@@ -6,6 +6,7 @@ import type * as Redacted from "effect/Redacted"
 import { SqlClient } from "effect/sql/SqlClient"
 import * as SubscriptionRef from "effect/SubscriptionRef"
 import { SessionListener } from "../../src/connection/SessionListener.ts"
+import type { FaultProxy } from "../support/FaultProxy.ts"
 import { TestDatabase } from "../support/TestDatabase.ts"
 import { start } from "../support/worker.ts"
 import { Echo } from "../worker/tasks.ts"
@@ -48,6 +49,14 @@ const makeWorker = Effect.fnUntraced(function*(settings: (through: Redacted.Reda
   yield* Effect.flatMap(send("first"), (handle) => Effect.provideContext(handle.await, elsewhere))
   return { proxy, own, started, all, send, listener: Context.get(own, SessionListener) }
 })
+
+/** Whether nothing is sent for a moment. */
+const quiet = (proxy: FaultProxy) =>
+  Effect.gen(function*() {
+    const { requests } = proxy.counters()
+    yield* Effect.sleep("200 millis")
+    return proxy.counters().requests === requests
+  })
 
 layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("a worker on a half-open link", (it) => {
   const cases = [
@@ -127,12 +136,7 @@ layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("a
         maxOverflow: 0
       }))
       // Nothing is under way, and the one connection of the pool has been used too lately to be asked whether it lives.
-      const quiet = Effect.gen(function*() {
-        const { requests } = proxy.counters()
-        yield* Effect.sleep("200 millis")
-        return proxy.counters().requests === requests
-      })
-      yield* proxied.until("the worker is idle", quiet)
+      yield* proxied.until("the worker is idle", quiet(proxy))
       yield* proxy.freeze("answers")
       yield* Effect.forEach(Array.from({ length: count }), (_, i) => send(String(i)), { concurrency: "unbounded" })
       const observer = yield* SqlClient
@@ -152,10 +156,17 @@ layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("a
 layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("a sender on a half-open link", (it) => {
   it.effect("is told within the bound that it can try again, and then can", () =>
     Effect.gen(function*() {
-      const { options, proxy } = yield* proxied.make(proxied.alert)
+      // One connection, and nobody asks whether it lives before it is used.
+      const { options, proxy } = yield* proxied.make({
+        ...proxied.alert,
+        poolSize: 1,
+        maxOverflow: 0,
+        poolPrePing: false
+      })
       const context = yield* brokers.make(options)
       const send = Effect.provideContext(Echo.send({ text: "hello" }), context)
       yield* send
+      yield* proxied.until("its wake-up is through", quiet(proxy))
       yield* proxy.freeze("answers")
       const { exit, millis } = yield* proxied.timed(Effect.flip(send))
       const error = yield* exit
