@@ -11,6 +11,8 @@ interface Arrow {
   readonly sql?: true
   /** May open sockets. */
   readonly sockets?: true
+  /** May make tests, for users to run. */
+  readonly tests?: true
 }
 
 const settings = ["PostgresConfig.ts", "PostgresUrl.ts"]
@@ -26,6 +28,7 @@ const implementations = [
 ]
 const users = [
   "worker",
+  "child",
   "monitor",
   "testing",
   "verify",
@@ -37,19 +40,28 @@ const users = [
 ]
 
 export const arrows: ReadonlyArray<Arrow> = [
-  { of: ["Broker.ts", "Task.ts"], never: [...implementations, ...users] },
+  { of: ["Broker.ts", "Task.ts", "task"], never: [...implementations, ...users] },
   { of: settings, only: settings },
   { of: ["connection"], only: [...settings, "Broker.ts"], sql: true, sockets: true },
   { of: ["schema"], only: [...settings, "Broker.ts", "connection"], sql: true },
   { of: ["postgres"], only: [...settings, "Broker.ts", "connection", "schema"], sql: true },
   { of: ["memory"], only: ["Broker.ts", "Task.ts"] },
   { of: ["Worker.ts", "Scheduler.ts", "Monitor.ts", "worker"], never: implementations },
+  // The program of a worker's child process: it builds the broker that such a process has.
+  {
+    of: ["child"],
+    only: [...settings, "Broker.ts", "Task.ts", "task", "PostgresBroker.ts", "worker"]
+  },
   { of: ["PostgresBroker.ts"], never: ["memory", ...users.filter((name) => name !== "Health.ts")], sql: true },
   { of: ["MemoryBroker.ts"], only: ["memory", "Broker.ts", "Task.ts"] },
   { of: ["monitor"], never: implementations, sql: true },
   { of: ["EmbeddedPostgres.ts"], only: ["embedded"], sockets: true },
   { of: ["embedded"], only: [], sockets: true },
-  { of: ["Health.ts", "testing", "verify", "cli", "index.ts"] }
+  { of: ["testing"], tests: true },
+  { of: ["testing/DatabaseClock.ts"], sql: true },
+  // It breaks connections on purpose, and looks into the tables behind the broker's back.
+  { of: ["verify"], sql: true, sockets: true },
+  { of: ["Health.ts", "cli", "index.ts"] }
 ]
 
 const isModule = (name: string) => name.endsWith(".ts")
@@ -65,7 +77,7 @@ const pathsTo = (top: string, names: ReadonlyArray<string>) =>
 
 const everywhere = [
   {
-    regex: "^(effect|@effect/[a-z-]+)(/[a-z-]+)?$",
+    regex: "^(effect|@effect/(platform-node|sql-pg))(/[a-z-]+)?$",
     message: "A barrel loads everything: import the one module, `import * as Effect from \"effect/Effect\"`."
   },
   { regex: "^effect-horsies(/|$)", message: "Inside src, import the module by its relative path." },
@@ -83,11 +95,18 @@ const restrictions = (arrow: Arrow, of: string) => ([files, top]: readonly [stri
   if (arrow.sql !== true) {
     patterns.push({
       regex: "^(effect/sql|@effect/sql-pg)(/|$)",
-      message: "SQL exists only in connection/, schema/, postgres/, PostgresBroker.ts and monitor/."
+      message:
+        "SQL exists only in connection/, schema/, postgres/, PostgresBroker.ts, monitor/, verify/ and the clock of a test database."
     })
   }
+  if (arrow.tests !== true) {
+    patterns.push({ regex: "^(@effect/)?vitest(/|$)", message: "Only testing/ knows the test runner." })
+  }
   if (arrow.sockets !== true) {
-    patterns.push({ regex: "^(node:)?(net|tls|dgram)$", message: "Sockets exist only in connection/." })
+    patterns.push({
+      regex: "^(node:)?(net|tls|dgram)$",
+      message: "Sockets exist only in connection/, and where servers are started or broken."
+    })
   }
   if (arrow.only !== undefined) {
     patterns.push({

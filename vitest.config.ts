@@ -1,10 +1,15 @@
 import { defineConfig } from "vitest/config"
 
 /**
- * Tests that break things on purpose. Most measure how long it takes until something is noticed, so their files run one
+ * Tests that break things on purpose, and tests of figures. Most measure how long something takes, so their files run one
  * after another; and some start programs that npm does not bring: PgBouncer, and openssl for certificates.
  */
-const faults = ["test/faults/**/*.test.ts", "test/connection/**/*.test.ts"]
+const faults = [
+  "test/faults/**/*.test.ts",
+  "test/connection/**/*.test.ts",
+  "test/life/**/*.test.ts",
+  "test/verify/run.test.ts"
+]
 
 /** Those of them that mostly wait, and measure nothing finely: they go first, some at a time. */
 const waiting = [

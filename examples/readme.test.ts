@@ -1,9 +1,10 @@
-/** What README.md says is what is there. */
+/** What README.md and the pages of docs say is what is there. */
 import { assert, describe, it } from "@effect/vitest"
 import { ConfigProvider, Effect } from "effect"
 import { PostgresConfig } from "effect-horsies"
 import { execFileSync } from "node:child_process"
 import { existsSync, globSync, readFileSync } from "node:fs"
+import { dirname } from "node:path"
 import { fileURLToPath } from "node:url"
 
 const root = fileURLToPath(new URL("..", import.meta.url))
@@ -15,28 +16,33 @@ const blocks = (language: string, text = readme) =>
 /** Indentation does not count: an excerpt starts at the margin. */
 const flush = (code: string) => code.replaceAll(/^ +/gm, "")
 
+const examples = globSync("examples/**/*.ts", { cwd: root }).map((file) =>
+  flush(readFileSync(`${root}/${file}`, "utf8"))
+)
+
+describe.each(["README.md", ...globSync("docs/*.md", { cwd: root })])("%s", (page) => {
+  const text = readFileSync(`${root}/${page}`, "utf8")
+
+  it("quotes code from the examples only", () => {
+    const elsewhere = blocks("ts", text).filter((code) => !examples.some((example) => example.includes(flush(code))))
+    assert.deepStrictEqual(elsewhere, [])
+  })
+
+  it("links to what exists", () => {
+    const missing = [...text.matchAll(/\]\((?!https:)([^)#]+)(#[^)]+)?\)/g)].filter(([, path]) =>
+      !existsSync(`${root}/${dirname(page)}/${path}`)
+    )
+    assert.deepStrictEqual(missing, [])
+  })
+})
+
 describe("README.md", () => {
   it("begins with the first example", () => {
     assert.strictEqual(blocks("ts")[0], readFileSync(`${root}/examples/first-task/main.ts`, "utf8"))
   })
 
-  it("quotes code from the examples only", () => {
-    const examples = globSync("examples/**/*.ts", { cwd: root }).map((file) =>
-      flush(readFileSync(`${root}/${file}`, "utf8"))
-    )
-    const elsewhere = blocks("ts").filter((code) => !examples.some((example) => example.includes(flush(code))))
-    assert.deepStrictEqual(elsewhere, [])
-  })
-
   it("has exactly two set-up commands", () => {
     assert.deepStrictEqual(blocks("sh", sections.get("Try it")), ["npm ci && npm start\n", "npm ci && npm test\n"])
-  })
-
-  it("links to what exists", () => {
-    const missing = [...readme.matchAll(/\]\((?!https:)([^)]+)\)/g)].filter(([, path]) =>
-      !existsSync(`${root}/${path}`)
-    )
-    assert.deepStrictEqual(missing, [])
   })
 
   it("names modules that exist", () => {

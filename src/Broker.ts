@@ -28,6 +28,12 @@ export const highestPriority = 1
 /** The least urgent priority, and the default. */
 export const lowestPriority = 100
 
+/** A time by the broker's clock: milliseconds from now, or a point in time (milliseconds since the epoch). */
+export type When = { readonly after: number } | { readonly at: number }
+
+/** Keys and values by which tasks can be found. */
+export type Tags = Readonly<Record<string, string>>
+
 /** A task as its sender describes it. */
 export interface NewTask {
   /** A UUIDv7 made by the sender, so that ids sort by the time of sending. */
@@ -36,12 +42,35 @@ export interface NewTask {
   readonly queue: string
   /** The encoded payload, a JSON text. */
   readonly payload: string
+  /** Which version of the payload's encoding this is, from 1. Workers that know only older ones leave the task alone. */
+  readonly version: number
   /** From `highestPriority` to `lowestPriority`. */
   readonly priority: number
-  /** When it may start: milliseconds from now, or a point in time (milliseconds since the epoch). */
-  readonly due: { readonly after: number } | { readonly at: number }
+  /** When it may start. */
+  readonly due: When
+  /** When it is too late to start it: it then ends EXPIRED. */
+  readonly goodUntil?: When | undefined
+  /** Milliseconds that one attempt may take. */
+  readonly timeout?: number | undefined
   /** How many workers may be lost while they hold the task before it ends FAILED. */
   readonly maxLosses: number
+  /** Whose task it is. Keys of a queue take turns, and can have limits of their own. */
+  readonly concurrencyKey?: string | undefined
+  readonly tags?: Tags | undefined
+  /** Milliseconds for which the ended task is kept. Default: the broker's `retention`. */
+  readonly retention?: number | undefined
+  /** At most one task of this name with this key is stored inside the window (milliseconds from now). */
+  readonly idempotency?: { readonly key: string; readonly window: number } | undefined
+  /** Whether a task with this id may have been stored before. A first send need not look among the ended tasks. */
+  readonly repeated?: boolean | undefined
+}
+
+/** What became of one task of a send. */
+export interface Sent {
+  /** The id of the task that is stored: for a duplicate, of the one that was stored before. */
+  readonly id: string
+  /** Whether it was stored before, under the same id or the same idempotency key. */
+  readonly duplicate: boolean
 }
 
 /** The hold of one worker on one task. It stands until it is finished, released, or taken away from a dead worker. */
@@ -63,25 +92,47 @@ export interface ClaimedTask extends Hold {
   readonly losses: number
   /** Milliseconds between the task's due time and this claim, by the broker's clock. */
   readonly waited: number
+  readonly version: number
+  readonly concurrencyKey: string | undefined
+  /** Milliseconds that the attempt may take. */
+  readonly timeout: number | undefined
+  /** Milliseconds from this claim in which the task has to start, by the broker's clock. */
+  readonly expiresIn: number | undefined
+}
+
+/** A name that a worker handles, up to a version of its payload. */
+export interface Handled {
+  readonly name: string
+  readonly version: number
 }
 
 /** What a worker can take from one queue. */
 export interface Want {
   readonly queue: string
-  /** The names that the worker has a handler for. No other task is touched. */
-  readonly names: ReadonlyArray<string>
+  /** What the worker has a handler for. No other task is touched. */
+  readonly handles: ReadonlyArray<Handled>
   /** Tasks that can start at once. */
   readonly slots: number
-  /** Tasks to hold ready beyond the slots. One that was lost before is never claimed ahead. */
+  /**
+   * Tasks to hold ready beyond the slots. Of those that were lost before at most one, and none together with one for a
+   * slot: it is to start before all others.
+   */
   readonly ahead: number
 }
 
+/** What a claim brings. */
+export interface Claims {
+  readonly tasks: ReadonlyArray<ClaimedTask>
+  /** Queues that may have more than they gave, with the milliseconds after which to look again. */
+  readonly again: ReadonlyMap<string, number>
+}
+
 /** Why an attempt failed. */
-export const FailureKind = Schema.Literals(["Error", "Defect", "Payload", "Lost"])
+export const FailureKind = Schema.Literals(["Error", "Defect", "Payload", "Timeout", "Lost"])
 
 /**
- * Why an attempt failed: with the definition's own typed error, with a defect, because its payload did not decode, or
- * because its worker was lost once too often.
+ * Why an attempt failed: with the definition's own typed error, with a defect, because its payload did not decode,
+ * because it took too long, or because its worker was lost once too often.
  */
 export type FailureKind = typeof FailureKind.Type
 
@@ -92,16 +143,35 @@ export interface Failure {
   readonly value: string
 }
 
-/** What became of an attempt. */
+/** Why a handler was interrupted although nothing was wrong with its task. */
+export const Interruption = Schema.Literals(["Shutdown", "LeaseLost", "Neighbour"])
+
+/**
+ * Why a handler was interrupted although nothing was wrong with its task: its worker stopped, could not prove its lease,
+ * or had to interrupt another task of the same batch.
+ */
+export type Interruption = typeof Interruption.Type
+
+/** What became of an attempt. Delays are milliseconds from now. */
 export type AttemptEnd =
   | { readonly _tag: "Completed"; readonly value: string }
   | { readonly _tag: "Failed"; readonly failure: Failure }
-  | { readonly _tag: "Retry"; readonly failure: Failure; /** Milliseconds from now. */ readonly delay: number }
+  /** Failed, and to be tried again. */
+  | { readonly _tag: "Retry"; readonly failure: Failure; readonly delay: number }
+  /** Postponed by its handler. Counts no attempt. */
+  | { readonly _tag: "Snoozed"; readonly delay: number }
+  /** Handed back at once. Counts no attempt, but is recorded. */
+  | { readonly _tag: "Interrupted"; readonly why: Interruption }
+  /** The process that ran it died. Counts as the loss of a worker does. */
+  | { readonly _tag: "Lost" }
+  | { readonly _tag: "Cancelled" }
+  /** It was too late to start it. */
+  | { readonly _tag: "Expired" }
 
 /** An attempt that has ended and is to be recorded. */
 export interface EndedAttempt extends Hold {
-  /** Milliseconds since the handler was started, by the worker's monotonic clock. */
-  readonly elapsed: number
+  /** Milliseconds since the handler was started, by the worker's monotonic clock; none when it was not started. */
+  readonly elapsed: number | undefined
   readonly end: AttemptEnd
 }
 
@@ -109,9 +179,17 @@ export interface EndedAttempt extends Hold {
 export type Outcome =
   | { readonly _tag: "Completed"; readonly value: string }
   | { readonly _tag: "Failed"; readonly failure: Failure }
+  | { readonly _tag: "Cancelled" }
+  | { readonly _tag: "Expired" }
+
+/** The states in which a task has ended. */
+export const EndState = Schema.Literals(["COMPLETED", "FAILED", "CANCELLED", "EXPIRED"])
+
+/** The states in which a task has ended. */
+export type EndState = typeof EndState.Type
 
 /** The state of a task. A delayed task is PENDING with a due time in the future. */
-export const TaskState = Schema.Literals(["PENDING", "CLAIMED", "COMPLETED", "FAILED"])
+export const TaskState = Schema.Literals(["PENDING", "CLAIMED", ...EndState.literals])
 
 /** The state of a task. */
 export type TaskState = typeof TaskState.Type
@@ -119,7 +197,7 @@ export type TaskState = typeof TaskState.Type
 /** One attempt that has ended. Times are milliseconds since the epoch, by the broker's clock. */
 export const AttemptRecord = Schema.Struct({
   attempt: Schema.Int,
-  outcome: Schema.Literals(["Completed", "Error", "Defect", "Payload", "Lost"]),
+  outcome: Schema.Literals(["Completed", ...FailureKind.literals, "Cancelled", ...Interruption.literals]),
   worker: Schema.NullOr(Schema.String),
   startedAt: Schema.NullOr(Schema.Number),
   endedAt: Schema.Number,
@@ -145,12 +223,103 @@ export interface TaskRecord {
   /** Attempts that have ended. */
   readonly attempts: number
   readonly losses: number
+  readonly version: number
+  readonly goodUntil: number | undefined
+  /** Milliseconds that one attempt may take. */
+  readonly timeout: number | undefined
+  readonly concurrencyKey: string | undefined
+  readonly tags: Tags
+  /** Whether somebody wants it cancelled while a worker holds it. */
+  readonly cancelling: boolean
+  /** The failed task that was sent again as this one. */
+  readonly origin: string | undefined
+  /** The task as which this failed one was sent again. */
+  readonly successor: string | undefined
   /** The worker that holds it or ended it. */
   readonly worker: string | undefined
   readonly outcome: Outcome | undefined
-  /** Every ended attempt and every loss, the oldest first. */
+  /** Every ended or interrupted attempt and every loss, the oldest first. */
   readonly history: ReadonlyArray<AttemptRecord>
 }
+
+/** Which tasks are meant: those that fit everything that is given. An empty filter means all. */
+export interface Filter {
+  readonly ids?: ReadonlyArray<string> | undefined
+  readonly name?: string | undefined
+  readonly queue?: string | undefined
+  readonly concurrencyKey?: string | undefined
+  /** Tasks sent with this key, as long as it is kept. Only together with `name`. */
+  readonly idempotencyKey?: string | undefined
+  /** Tasks that have all of these. */
+  readonly tags?: Tags | undefined
+}
+
+/** A page of tasks, the last sent first. */
+export interface Page {
+  readonly states?: ReadonlyArray<TaskState> | undefined
+  /** Only tasks with an id below this one: the last of the page before. */
+  readonly before?: string | undefined
+  /** Default: 100. */
+  readonly limit?: number | undefined
+}
+
+/** What a cancellation did. */
+export interface Cancelled {
+  /** Tasks that waited and are CANCELLED now. */
+  readonly cancelled: ReadonlyArray<string>
+  /** Tasks that a worker holds: it was told, and ends them. */
+  readonly requested: ReadonlyArray<string>
+}
+
+/** A token bucket: at most `limit` starts per `per` milliseconds, and at most `burst` at once. */
+export interface Rate {
+  readonly limit: number
+  readonly per: number
+  /** Default: `limit`. */
+  readonly burst?: number | undefined
+}
+
+/** Limits that hold over all workers together. */
+export interface Limits {
+  /** Tasks of the queue that may be claimed at once. */
+  readonly concurrency?: number | undefined
+  readonly rate?: Rate | undefined
+  /** The same for each concurrency key of the queue. Tasks without a key have no such limit. */
+  readonly perKey?: { readonly concurrency?: number | undefined; readonly rate?: Rate | undefined } | undefined
+}
+
+/** What is set for a queue, for all workers. */
+export interface QueueSettings {
+  readonly paused: boolean
+  readonly limits: Limits
+}
+
+/** Why a task does not run. Times are milliseconds since the epoch, by the broker's clock. */
+export type WhyNotRunning =
+  | { readonly _tag: "NotFound" }
+  | { readonly _tag: "Ended"; readonly state: EndState; readonly at: number }
+  /** A worker holds it: it runs, or is about to. */
+  | { readonly _tag: "Claimed"; readonly worker: string }
+  | { readonly _tag: "NotDue"; readonly dueAt: number }
+  | { readonly _tag: "Paused"; readonly queue: string }
+  /** No worker that is alive has a handler for it. */
+  | { readonly _tag: "NoWorker"; readonly name: string }
+  /** The workers that are alive know only older versions of its payload. */
+  | { readonly _tag: "NewerVersion"; readonly version: number; readonly known: number }
+  /** As many tasks are claimed as may be, of its queue or of its key. */
+  | {
+    readonly _tag: "Concurrency"
+    readonly limit: number
+    readonly concurrencyKey: string | undefined
+    readonly holders: ReadonlyArray<string>
+  }
+  /** Too many tasks have started lately, of its queue or of its key. */
+  | { readonly _tag: "Rate"; readonly concurrencyKey: string | undefined; readonly freeAt: number }
+  /** Nothing is in its way: it waits for its turn, or for a free slot. */
+  | {
+    readonly _tag: "Nothing" /** More urgent tasks of the same name and key that wait too; counted up to 1000. */
+    readonly ahead: number
+  }
 
 /** Tells a worker that it may find something to do. A hint: a broker is free to send too many. */
 export type WakeUp =
@@ -161,6 +330,10 @@ export type WakeUp =
     /** Milliseconds until the earliest of the tasks is due; 0 or less is now. */
     readonly dueIn: number
   }
+  /** Somebody wants these tasks cancelled while a worker holds them. */
+  | { readonly _tag: "Cancel"; readonly ids: ReadonlyArray<string> }
+  /** The queue is paused: what has not started is to be handed back. */
+  | { readonly _tag: "Paused"; readonly queue: string }
   /** Hints may have been missed: look at every queue. */
   | { readonly _tag: "LookAgain" }
 
@@ -172,6 +345,69 @@ export interface WorkerStart {
   readonly host: string
   readonly pid: number
   readonly queues: ReadonlyArray<string>
+  readonly handles: ReadonlyArray<Definition>
+}
+
+/** A task definition as a worker makes it known: what those need who send without it, and who ask what could run a task. */
+export interface Definition extends Handled {
+  readonly queue: string
+  readonly priority: number
+  readonly timeout: number | undefined
+  readonly maxLosses: number
+  readonly retention: number | undefined
+}
+
+/** How one queue of a worker is occupied. */
+export interface QueueOccupancy {
+  readonly queue: string
+  /** Tasks that may run at once. */
+  readonly concurrency: number
+  readonly running: number
+  /** Tasks that it holds and has not started. */
+  readonly claimed: number
+}
+
+/** What one child process of a worker does. */
+export interface ChildOccupancy {
+  readonly pid: number | undefined
+  readonly running: number
+  /** Bytes of resident memory, as last heard. */
+  readonly memory: number | undefined
+}
+
+/** How a worker is doing, by its own account. */
+export interface WorkerSnapshot {
+  readonly queues: ReadonlyArray<QueueOccupancy>
+  /** Tasks that run in this worker, over all queues. */
+  readonly running: number
+  /** Tasks that it holds and has not started, over all queues. */
+  readonly claimed: number
+  /** Its child processes; none where handlers run in its own process. */
+  readonly processes: ReadonlyArray<ChildOccupancy>
+  /** Bytes of resident memory of its own process. */
+  readonly memory: number
+  /** Processors that its own process kept busy since the snapshot before: 1 is one of them all the time. */
+  readonly cpu: number
+  /** The options it was started with. Durations are milliseconds. */
+  readonly settings: Readonly<Record<string, Schema.Json>>
+}
+
+/** A snapshot as it was stored. */
+export interface WorkerState extends WorkerSnapshot {
+  /** The worker start. */
+  readonly worker: string
+  readonly host: string
+  readonly pid: number
+  /** Milliseconds since the epoch, by the broker's clock. */
+  readonly at: number
+}
+
+/** What a heartbeat is answered with. */
+export interface Beat {
+  /** `false`: the worker was declared dead meanwhile. It must interrupt everything and come back under a new id. */
+  readonly alive: boolean
+  /** Tasks that it holds and that somebody wants cancelled. */
+  readonly cancelling: ReadonlyArray<string>
 }
 
 /** What `recover` did. */
@@ -286,13 +522,33 @@ export class TaskNotFound extends Schema.TaggedError<TaskNotFound>()("TaskNotFou
   }
 }
 
+/** Another task has this id: one with another name or another payload. Nothing was sent. */
+export class IdTaken extends Schema.TaggedError<IdTaken>()("IdTaken", { id: Schema.String }) {
+  override get message(): string {
+    return `there is another task with the id ${this.id}; send this one with an id of its own`
+  }
+}
+
+/** What a broker without database transactions says to who wants one. */
+export const noTransactions = new BrokerError({
+  reason: new Misconfigured({
+    field: "transaction",
+    code: "TRANSACTIONS_UNSUPPORTED",
+    message: "this broker has no transactions; leave out `transaction`, or use one over PostgreSQL"
+  })
+})
+
 /** A task broker. See the head of this module for what each implementation guarantees. */
 export class Broker extends Context.Service<Broker, {
+  /** How long ended tasks are kept that say nothing else, in milliseconds. */
+  readonly retention: Effect.Effect<number>
+
   /**
    * Stores tasks: all of them or none. Inside a transaction that the broker can see, they are part of it; workers are
-   * woken after its commit.
+   * woken after its commit. A task that says `repeated` and was stored before is left as it is; so is one whose
+   * idempotency key has its task already. Succeeds with what became of each, in their order.
    */
-  readonly send: (tasks: ReadonlyArray<NewTask>) => Effect.Effect<void, BrokerError>
+  readonly send: (tasks: ReadonlyArray<NewTask>) => Effect.Effect<ReadonlyArray<Sent>, BrokerError | IdTaken>
 
   /**
    * Waits until the task has ended. Costs no polling while the broker can push. Fails with `TaskNotFound` when there is
@@ -303,55 +559,112 @@ export class Broker extends Context.Service<Broker, {
   /** Looks a task up, live or ended. */
   readonly find: (id: string) => Effect.Effect<Option.Option<TaskRecord>, BrokerError>
 
-  /** Makes a worker start known. Its lease begins. */
-  readonly register: (worker: WorkerStart) => Effect.Effect<void, BrokerError>
+  /** Looks tasks up, live and ended, the last sent first. */
+  readonly list: (filter: Filter, page: Page) => Effect.Effect<ReadonlyArray<TaskRecord>, BrokerError>
+
+  /** Why a task does not run. */
+  readonly whyNotRunning: (id: string) => Effect.Effect<WhyNotRunning, BrokerError>
 
   /**
-   * Renews the lease of a worker and records what it runs. Succeeds with `false` when the worker was declared dead
-   * meanwhile: it must interrupt everything and come back under a new id.
+   * Cancels tasks. What waits is CANCELLED at once. Of what is claimed the holder is told: it interrupts the handler and
+   * ends the task CANCELLED, unless an outcome was recorded before.
    */
-  readonly heartbeat: (worker: string, running: ReadonlyArray<Hold>) => Effect.Effect<boolean, BrokerError>
+  readonly cancel: (filter: Filter) => Effect.Effect<Cancelled, BrokerError>
+
+  /**
+   * Sends FAILED tasks again, each as a new task that names the old one as its origin. One that was sent again before is
+   * left out. Succeeds with the old and the new ids.
+   */
+  readonly resend: (
+    filter: Filter
+  ) => Effect.Effect<ReadonlyArray<{ readonly origin: string; readonly id: string }>, BrokerError>
+
+  /** What is set for a queue. */
+  readonly queue: (queue: string) => Effect.Effect<QueueSettings, BrokerError>
+
+  /**
+   * Pauses or resumes a queue, or sets its limits, for all workers; what is not given stays. No task of a paused queue is
+   * claimed, and what workers hold ready is handed back; what runs goes on. Limits hold for claims that begin afterwards.
+   */
+  readonly configureQueue: (queue: string, settings: Partial<QueueSettings>) => Effect.Effect<void, BrokerError>
+
+  /** Makes a worker start known, and what it handles. Its lease begins. Once more, with more handlers, is a heartbeat. */
+  readonly register: (worker: WorkerStart) => Effect.Effect<void, BrokerError>
+
+  /** Renews the lease of a worker and records what it runs; with a snapshot, also how it is doing. */
+  readonly heartbeat: (
+    worker: string,
+    running: ReadonlyArray<Hold>,
+    snapshot?: WorkerSnapshot
+  ) => Effect.Effect<Beat, BrokerError>
+
+  /**
+   * The snapshots of one worker start, the last first; without one, the last of each. They are kept for half an hour,
+   * whatever becomes of the worker, and may be lost when the server crashes.
+   */
+  readonly workerStates: (worker?: string) => Effect.Effect<ReadonlyArray<WorkerState>, BrokerError>
 
   /** Forgets a worker that has handed back or finished everything. */
   readonly deregister: (worker: string) => Effect.Effect<void, BrokerError>
 
   /**
-   * Claims ready tasks, the most urgent first; a broker may put tasks that were lost before in front of all others. A
-   * worker that was declared dead gets none.
+   * Claims ready tasks, the most urgent first; a broker may put tasks that were lost before in front of all others.
+   * Where tasks have concurrency keys, the keys of a queue take turns, tasks without one counting as one key. Queues with
+   * limits are never claimed ahead. A worker that was declared dead gets none.
    */
-  readonly claim: (
-    worker: string,
-    wants: ReadonlyArray<Want>
-  ) => Effect.Effect<ReadonlyArray<ClaimedTask>, BrokerError>
+  readonly claim: (worker: string, wants: ReadonlyArray<Want>) => Effect.Effect<Claims, BrokerError>
 
   /**
    * Records ended attempts and, when `wants` is not empty, claims in the same step. `accepted` names the tasks whose hold
-   * stood; the others were taken away meanwhile and nothing was recorded for them.
+   * stood; the others were taken away meanwhile and nothing was recorded for them. A task that would run again, but that
+   * somebody wants cancelled, ends CANCELLED instead.
    */
   readonly finish: (
     worker: string,
     attempts: ReadonlyArray<EndedAttempt>,
     wants: ReadonlyArray<Want>
-  ) => Effect.Effect<{
-    readonly accepted: ReadonlySet<string>
-    readonly claimed: ReadonlyArray<ClaimedTask>
-  }, BrokerError>
+  ) => Effect.Effect<{ readonly accepted: ReadonlySet<string>; readonly claimed: Claims }, BrokerError>
+
+  /** Whether the broker has database transactions, so that `transact` can be used. */
+  readonly transactional: Effect.Effect<boolean>
+
+  /**
+   * Runs an attempt inside one database transaction together with its completion: what it does in the database happens
+   * exactly when `Completed` is recorded for it. With any other end it is rolled back, and is yet to be recorded. A broker
+   * without transactions refuses.
+   */
+  readonly transact: <R>(
+    worker: string,
+    hold: Hold,
+    attempt: Effect.Effect<{ readonly end: AttemptEnd; readonly elapsed: number }, never, R>
+  ) => Effect.Effect<
+    {
+      readonly end: AttemptEnd
+      /** Whether it is recorded, or never will be because the hold stands no longer. */
+      readonly settled: boolean
+    },
+    BrokerError,
+    R
+  >
 
   /**
    * What this worker holds. It can be more than the worker knows of: a claim whose answer was lost stands all the same.
    */
   readonly holds: (worker: string) => Effect.Effect<ReadonlyArray<Hold>, BrokerError>
 
-  /** Hands claims back at once. No attempt is counted. */
+  /** Hands claims back at once that have not started. No attempt is counted. */
   readonly release: (worker: string, holds: ReadonlyArray<Hold>) => Effect.Effect<void, BrokerError>
 
   /**
-   * Makes tasks ready whose time has come. Succeeds with the milliseconds until the next delayed task of these queues is
-   * due, or `undefined` when there is none.
+   * Makes tasks ready whose time has come, and ends those EXPIRED whose time is over. Succeeds with the milliseconds until
+   * the next such moment of these queues, or `undefined` when there is none.
    */
   readonly promote: (queues: ReadonlyArray<string>) => Effect.Effect<number | undefined, BrokerError>
 
-  /** Finds dead workers and takes their tasks away from them. Any number of callers may do so at once. */
+  /**
+   * Finds dead workers and takes their tasks away from them, and removes what need not be kept any longer. Any number of
+   * callers may do so at once.
+   */
   readonly recover: Effect.Effect<Recovered, BrokerError>
 
   /** Subscribes to wake-ups until the scope closes. */

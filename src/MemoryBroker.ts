@@ -1,9 +1,10 @@
 /**
  * The broker in memory: the same contract as over PostgreSQL, inside one process, for tests without a database.
  *
- * Time comes from Effect's `Clock`, so a test that moves `TestClock` moves due times and leases. What PostgreSQL refuses
- * is refused here too: a task that is already there, a payload that is no JSON. Two things are different. There are no
- * transactions, so a `send` is never part of one. And ended tasks are kept until the layer closes.
+ * Time comes from Effect's `Clock`, so a test that moves `TestClock` moves due times, leases, rates and retention. What
+ * PostgreSQL refuses is refused here too: a task that is already there, a payload that is no JSON. One thing is different:
+ * there are no transactions. A `send` inside the transaction of a `SqlClient` could not be rolled back with it, so it fails
+ * with a `BrokerError` whose reason is `Misconfigured` with the code `TRANSACTIONS_UNSUPPORTED`.
  *
  * Each build of the layer is a broker of its own. Use one value of the layer for everything that is to share a broker.
  *
@@ -29,39 +30,93 @@
  * ```
  */
 import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
+import * as SecureRandom from "effect/crypto/SecureRandom"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
-import { Broker, BrokerError, Refused, TaskNotFound } from "./Broker.ts"
-import { refusedAttempts, refusedTasks } from "./memory/checking.ts"
+import * as Result from "effect/Result"
+import { Broker, BrokerError, highestPriority, Misconfigured, noTransactions, TaskNotFound } from "./Broker.ts"
+import { refused, refusedAttempts, refusedFilter, refusedLimits } from "./memory/checking.ts"
 import * as Entry from "./memory/Entry.ts"
+import { whyNotRunning } from "./memory/explaining.ts"
+import { News } from "./memory/News.ts"
+import { plan } from "./memory/sending.ts"
 import { Store } from "./memory/Store.ts"
 import { Waiting } from "./memory/Waiting.ts"
 import { WakeUps } from "./memory/WakeUps.ts"
 
-/** One step of the store, at the time of the clock. */
-const step = <A>(run: (now: number) => A): Effect.Effect<A> => Effect.map(Clock.currentTimeMillis, run)
+/** Seven days. */
+const retention = 7 * 86_400_000
 
-/** One step of the store, unless there is a reason to refuse it. */
-const stepUnless = <A>(reason: () => string | undefined, run: (now: number) => A): Effect.Effect<A, BrokerError> =>
-  Effect.flatMap(Clock.currentTimeMillis, (now) => {
-    // Both at once: nothing may happen between the check and the step.
-    const message = reason()
-    return message === undefined
-      ? Effect.succeed(run(now))
-      : Effect.fail(new BrokerError({ reason: new Refused({ message }) }))
+const defaultPage = 100
+
+const notJoined = () =>
+  new BrokerError({
+    reason: new Misconfigured({
+      field: "transaction",
+      code: "TRANSACTIONS_UNSUPPORTED",
+      message: "the broker in memory has no part in the transactions of a SqlClient; send outside of withTransaction"
+    })
   })
 
+/** Where a fiber finds the key of the transaction that it is in. */
+const CurrentTransaction = Context.Service<never, Context.Key<never, unknown>>("effect/sql/CurrentTransactionService")
+
+const isInTransaction = (context: Context.Context<never>): boolean => {
+  const transaction = Context.getOrUndefined(context, CurrentTransaction)
+  // What runs after the commit has the key still, but no transaction.
+  return transaction !== undefined && Context.getOrUndefined(context, transaction) !== undefined
+}
+
 const make = (): Broker["Service"] => {
-  const store = new Store()
+  const store = new Store(retention)
   const waiting = new Waiting()
   const wakeUps = new WakeUps()
 
+  const tell = (now: number) => {
+    const { ended, freed, waiting: entries, wakeUps: others } = store.news
+    store.news = new News()
+    waiting.ended(ended)
+    wakeUps.waiting(entries, now)
+    for (const queue of freed) {
+      if (store.queues.get(queue)?.hasReady(now) !== true) continue
+      wakeUps.tell({ _tag: "Sent", queue, priority: highestPriority, dueIn: 0 })
+    }
+    for (const wakeUp of others) wakeUps.tell(wakeUp)
+  }
+
+  /** One step of the store, at the time of the clock. */
+  const step = <A>(run: (now: number) => A): Effect.Effect<A> =>
+    Effect.map(Clock.currentTimeMillis, (now) => {
+      const result = run(now)
+      tell(now)
+      return result
+    })
+
+  /** One step of the store, or the reason why there is none. Nothing may happen between the check and the step. */
+  const tryStep = <A, E>(run: (now: number) => Result.Result<A, E>): Effect.Effect<A, E> =>
+    Effect.flatMap(step(run), Effect.fromResult)
+
+  /** One step of the store, unless there is a reason to refuse it. */
+  const stepUnless = <A>(reason: () => string | undefined, run: (now: number) => A): Effect.Effect<A, BrokerError> =>
+    tryStep((now) => {
+      const message = reason()
+      return message === undefined ? Result.succeed(run(now)) : refused(message)
+    })
+
   return {
+    retention: Effect.succeed(retention),
     send: (tasks) =>
-      stepUnless(
-        () => refusedTasks(store, tasks),
-        (now) => wakeUps.waiting(store.send(tasks, now), now)
+      Effect.withFiber(({ context }) =>
+        isInTransaction(context) ?
+          Effect.fail(notJoined()) :
+          tryStep((now) =>
+            Result.map(plan(tasks, (id) => store.get(id), store.keys, now), (sent) => {
+              store.send(tasks, sent, now)
+              return sent
+            })
+          )
       ),
     outcome: (id) =>
       Effect.suspend(() => {
@@ -70,38 +125,59 @@ const make = (): Broker["Service"] => {
         return entry.ended === undefined ? waiting.until(id) : Effect.succeed(entry.ended.outcome)
       }),
     find: (id) => Effect.sync(() => Option.map(Option.fromUndefinedOr(store.get(id)), Entry.record)),
+    list: (filter, { before, limit = defaultPage, states }) =>
+      stepUnless(
+        () => refusedFilter(filter),
+        (now) =>
+          store.matching(filter, now)
+            .filter((entry) =>
+              (before === undefined || entry.id < before) &&
+              (states === undefined || states.includes(Entry.stateOf(entry)))
+            )
+            .toSorted((a, b) => a.id < b.id ? 1 : -1)
+            .slice(0, limit)
+            .map(Entry.record)
+      ),
+    whyNotRunning: (id) => step((now) => whyNotRunning(store, id, now)),
+    cancel: (filter) => stepUnless(() => refusedFilter(filter), (now) => store.cancel(filter, now)),
+    resend: (filter) =>
+      stepUnless(
+        () => refusedFilter(filter),
+        (now) => store.resend(filter, () => SecureRandom.uuidV7Unsafe(), now)
+      ),
+    queue: (queue) => Effect.sync(() => store.queues.get(queue)?.settings ?? { paused: false, limits: {} }),
+    configureQueue: (queue, settings) =>
+      stepUnless(
+        () => refusedLimits(settings.limits ?? {}),
+        (now) => store.configure(queue, settings, now)
+      ),
     register: (worker) => step((now) => store.workers.register(worker, now)),
-    heartbeat: (worker) => step((now) => store.workers.renew(worker, now)),
+    heartbeat: (worker, _running, snapshot) =>
+      step((now) => {
+        const alive = store.workers.renew(worker, now)
+        if (alive && snapshot !== undefined) store.workers.keep(worker, snapshot, now)
+        return { alive, cancelling: alive ? store.cancelling(worker) : [] }
+      }),
+    workerStates: (worker) => step((now) => store.workers.states(worker, now)),
     deregister: (worker) => Effect.sync(() => store.workers.forget(worker)),
     claim: (worker, wants) => step((now) => store.claim(worker, wants, now)),
     finish: (worker, attempts, wants) =>
       stepUnless(
         () => refusedAttempts(attempts),
-        (now) => {
-          const { ended, retried } = store.finish(worker, attempts, now)
-          const claimed = store.claim(worker, wants, now)
-          waiting.ended(ended)
-          wakeUps.waiting(retried, now)
-          return { accepted: new Set([...ended.map(([id]) => id), ...retried.map(({ id }) => id)]), claimed }
-        }
+        (now) => ({
+          accepted: store.finish(worker, attempts, now),
+          claimed: store.claim(worker, wants, now)
+        })
       ),
+    transactional: Effect.succeed(false),
+    transact: () => Effect.fail(noTransactions),
     holds: (worker) => Effect.sync(() => store.holds(worker)),
-    release: (worker, holds) =>
-      step((now) => {
-        if (holds.length === 0) return
-        store.release(worker, holds, now)
-        wakeUps.lookAgain()
-      }),
+    release: (worker, holds) => step((now) => store.release(worker, holds, now)),
     promote: (queues) => step((now) => store.promote(queues, now)),
-    recover: step((now) => {
-      const { ended, recovered } = store.recover(now)
-      waiting.ended(ended)
-      if (recovered.released > 0) wakeUps.lookAgain()
-      return recovered
-    }),
+    recover: step((now) => store.recover(now)),
     wakeUps: wakeUps.subscribe
   }
 }
 
-/** The broker in memory. */
+/** The broker in memory. Ended tasks that say nothing else are kept for seven days. */
 export const layer: Layer.Layer<Broker> = Layer.sync(Broker, make)

@@ -42,6 +42,8 @@ export interface Options {
   readonly workerChildPoolMaxSize?: number | undefined
   /** Whether a child's connection is checked when it is taken from the pool. Default: `true`. */
   readonly workerChildPoolCheck?: boolean | undefined
+  /** The most connections of transactional handlers, each of which takes one while it runs. Default: 10, none while idle. */
+  readonly transactionalPoolSize?: number | undefined
   /** The longest wait for a connection; the statement that follows has the time it needs. Default: 30 seconds. */
   readonly poolTimeout?: Duration.Input | undefined
   /** Whether an idle connection is proven alive before it is handed out. Default: `true`. */
@@ -77,6 +79,8 @@ export interface Options {
   readonly lockTimeout?: Duration.Input | undefined
   /** How to encrypt, over the `sslmode` of the URLs. */
   readonly ssl?: PostgresUrl.SslMode | undefined
+  /** How long ended tasks are kept whose definitions say nothing else. Default: 7 days. */
+  readonly retention?: Duration.Input | undefined
   /** Whether to create or migrate the schema at start. When `false`, a missing or older schema is an error. Default: `true`. */
   readonly migrate?: boolean | undefined
 }
@@ -136,6 +140,7 @@ export class PostgresConfig extends Context.Service<PostgresConfig, {
   readonly pgbouncerTransactionMode: boolean
   readonly pools: { readonly general: PoolSize; readonly worker: PoolSize; readonly child: PoolSize }
   readonly childPoolCheck: boolean
+  readonly transactionalPoolSize: number
   readonly poolTimeout: Duration.Duration
   readonly poolPrePing: boolean
   readonly poolRecycle: Duration.Duration
@@ -148,10 +153,12 @@ export class PostgresConfig extends Context.Service<PostgresConfig, {
   readonly connectTimeout: Duration.Duration
   readonly statementTimeout: Duration.Duration | undefined
   readonly lockTimeout: Duration.Duration | undefined
+  readonly retention: Duration.Duration
   readonly migrate: boolean
 }>()("effect-horsies/PostgresConfig") {}
 
 const defaultSchema = "public"
+const defaultRetention: Duration.Input = "7 days"
 
 /** The most that PostgreSQL takes for a limit: 24 days. */
 const mostMillis = 2_147_483_647
@@ -173,6 +180,15 @@ const refuseAll = (problems: ReadonlyArray<Problem>) => {
 export const schemaName = (schema: string = defaultSchema): Effect.Effect<string, PostgresConfigError> => {
   const problems = schemaProblems(schema)
   return problems.length === 0 ? Effect.succeed(schema) : Effect.fail(refuseAll(problems))
+}
+
+/** Checks how long ended tasks are kept; 7 days when nothing is said. */
+export const retention = (
+  given: Duration.Input = defaultRetention
+): Effect.Effect<Duration.Duration, PostgresConfigError> => {
+  const check = new Checker()
+  const duration = check.duration("retention", given)
+  return check.problems.length === 0 ? Effect.succeed(duration) : Effect.fail(refuseAll(check.problems))
 }
 
 /** Collects what is wrong, so that all of it can be reported together. */
@@ -305,6 +321,7 @@ export const make = Effect.fnUntraced(function*(
     session: ownSession ?? (pgbouncerTransactionMode ? undefined : database),
     pools: { general, worker, child: { size: childLeast, overflow: childMost - childLeast } },
     childPoolCheck: check.flag("workerChildPoolCheck", options.workerChildPoolCheck ?? true),
+    transactionalPoolSize: check.count("transactionalPoolSize", options.transactionalPoolSize ?? 10, 1),
     poolTimeout: check.duration("poolTimeout", options.poolTimeout ?? "30 seconds"),
     poolPrePing: check.flag("poolPrePing", options.poolPrePing ?? true),
     poolRecycle: check.duration("poolRecycle", options.poolRecycle ?? "1800 seconds"),
@@ -316,6 +333,7 @@ export const make = Effect.fnUntraced(function*(
     connectTimeout: check.duration("connectTimeout", options.connectTimeout ?? "5 seconds"),
     statementTimeout: optional("statementTimeout"),
     lockTimeout: optional("lockTimeout"),
+    retention: check.duration("retention", options.retention ?? defaultRetention),
     migrate: check.flag("migrate", options.migrate ?? true)
   }
   return database === undefined || check.problems.length > 0
@@ -367,6 +385,7 @@ export const config: Config.Config<Options> = Config.all({
   workerChildPoolMinSize: optional(number("HORSIES_WORKER_CHILD_POOL_MIN_SIZE")),
   workerChildPoolMaxSize: optional(number("HORSIES_WORKER_CHILD_POOL_MAX_SIZE")),
   workerChildPoolCheck: optional(flag("HORSIES_WORKER_CHILD_POOL_CHECK")),
+  transactionalPoolSize: optional(number("HORSIES_TRANSACTIONAL_POOL_SIZE")),
   poolTimeout: optional(seconds("HORSIES_POOL_TIMEOUT")),
   poolPrePing: optional(flag("HORSIES_POOL_PRE_PING")),
   poolRecycle: optional(seconds("HORSIES_POOL_RECYCLE")),
@@ -380,6 +399,7 @@ export const config: Config.Config<Options> = Config.all({
   connectTimeout: optional(seconds("HORSIES_CONNECT_TIMEOUT")),
   statementTimeout: optional(seconds("HORSIES_STATEMENT_TIMEOUT")),
   lockTimeout: optional(seconds("HORSIES_LOCK_TIMEOUT")),
+  retention: optional(seconds("HORSIES_RETENTION")),
   ssl: optional(Config.map(Config.String("HORSIES_SSL"), (text) => text as PostgresUrl.SslMode)),
   migrate: optional(flag("HORSIES_MIGRATE"))
 })
@@ -410,7 +430,7 @@ export const connectionBudget = (
   worker: {
     /** Child processes; 0 when handlers run in the worker's own process. Default: 0. */
     readonly processes?: number | undefined
-    /** Connections of the pool for transactional handlers. Default: 0. */
+    /** Connections of the pool for transactional handlers: `transactionalPoolSize` where there are any. Default: 0. */
     readonly transactional?: number | undefined
     /** Connections that task code opens itself. Default: 0. */
     readonly ofTasks?: number | undefined

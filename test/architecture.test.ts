@@ -80,6 +80,9 @@ describe("the linter refuses", () => {
     "src/monitor/one.ts": [rule, imports("../postgres/PostgresClaim.ts")],
     "src/embedded/one.ts": [rule, imports("../Broker.ts")],
     "src/testing/sql.ts": [rule, imports("effect/sql/SqlClient")],
+    "src/testing/contract/sql.ts": [rule, imports("effect/sql/SqlClient")],
+    "src/worker/runner.ts": [rule, imports("@effect/vitest")],
+    "src/cli/runner.ts": [rule, imports("vitest")],
     "src/cli/barrel.ts": [rule, "import { Effect } from \"effect\"\nexport const other = Effect\n"],
     "src/cli/platform.ts": [rule, imports("@effect/platform-node")],
     "src/cli/self.ts": [rule, imports("effect-horsies/Task")],
@@ -119,16 +122,17 @@ describe("the linter accepts", () => {
     "src/connection/sql.ts": imports("@effect/sql-pg/PgClient"),
     "src/connection/socket.ts": imports("node:net"),
     "src/schema/one.ts": imports("../connection/PooledSql.ts"),
-    "src/schema/migrations/one.ts": imports("effect/sql/SqlClient"),
-    "src/schema/migrations/two.ts": imports("../../connection/PooledSql.ts"),
-    "src/schema/migrations/three.ts": imports("../SchemaInitializer.ts"),
+    "src/schema/0001_tasks/one.ts": imports("effect/sql/SqlClient"),
+    "src/schema/0001_tasks/two.ts": imports("../../connection/PooledSql.ts"),
+    "src/schema/0001_tasks/three.ts": imports("../SchemaInitializer.ts"),
     "src/postgres/one.ts": imports("../schema/SchemaInitializer.ts"),
     "src/postgres/sql.ts": imports("effect/sql/SqlClient"),
     "src/PostgresBroker.ts": imports("./postgres/PostgresClaim.ts"),
     "src/MemoryBroker.ts": imports("./memory/Queues.ts"),
     "src/monitor/sql.ts": imports("effect/sql/SqlClient"),
     "src/EmbeddedPostgres.ts": imports("./embedded/server.ts"),
-    "src/testing/one.ts": imports("effect/testing/TestClock")
+    "src/testing/one.ts": imports("effect/testing/TestClock"),
+    "src/testing/contract/one.ts": imports("@effect/vitest")
   }
   const found = lint(accepted)
 

@@ -18,12 +18,13 @@ const batchSize = 500
 
 /** A claim needs a worker that is alive. */
 const register = `
-insert into horsies_heartbeats (worker, started_at, beat_at, lease, pid, host, queues)
-values ($1, now(), now(), '1 hour', 0, 'raw', '{}')`
+insert into horsies_heartbeats (worker, started_at, beat_at, lease, pid, host, queues, names, versions)
+values ($1, now(), now(), '1 hour', 0, 'raw', '{}', '{}', '{}')`
 
 const claim = `
-select id, fence, payload, name, queue, priority, attempt, losses, due_at, waited
-from horsies_claim($1, $2, $3, $4, $5, $6, $7, $8, $9)`
+select id, fence, payload, name, queue, priority, attempt, losses, due_at, waited, version, concurrency_key, timeout,
+  expires_in
+from horsies_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`
 
 const finish = `
 select id from horsies_finish($1, $2, $3, $4, $5, $6) as id`
@@ -37,8 +38,10 @@ const drain = Effect.fnUntraced(function*(database: Database, ran: (n: number) =
     texts([defaultQueue]),
     integers([batchSize]),
     integers([0]),
+    texts([""]),
     integers([1]),
     texts([Broker.Noop._tag]),
+    integers([1]),
     integers([0]),
     floats([null]),
     integers([lowestPriority])

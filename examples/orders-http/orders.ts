@@ -53,7 +53,11 @@ export const OrdersLive = HttpApiBuilder.group(
         // Waits for as long as the client does: when it hangs up, the wait is interrupted.
         ShipOrder.await(id).pipe(
           Effect.map((trackingCode) => ({ trackingCode })),
-          Effect.catchTag("TaskNotFound", () => Effect.fail(new NoSuchShipment({ id })), (error) => Effect.die(error))
+          Effect.catchTag(
+            ["TaskNotFound", "ResultNotKept"],
+            () => Effect.fail(new NoSuchShipment({ id })),
+            (error) => Effect.die(error)
+          )
         )
     })
   })

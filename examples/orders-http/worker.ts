@@ -6,8 +6,8 @@ import { ShipOrderLive, Warehouse } from "./orders.ts"
 
 ShipOrderLive.pipe(
   Layer.provide(Warehouse.layer),
-  Layer.provide(Worker.layer({ concurrency: 4 })),
+  Layer.provideMerge(Worker.layer({ concurrency: 4 })),
   Layer.provide(PostgresBroker.layerWorkerConfig), // settings from the environment: DATABASE_URL, HORSIES_…
-  Layer.launch,
-  NodeRuntime.runMain // SIGTERM: claims no more, lets running handlers end, hands back the rest
+  Worker.launch, // SIGTERM: claims no more, lets running handlers end, hands back the rest; again: interrupts at once
+  NodeRuntime.runMain
 )

@@ -28,6 +28,7 @@ export class Accounts extends Context.Service<Accounts, {
       return Accounts.of({
         signUp: (email) =>
           Remind.send({ email }, { delay: "1 hour" }).pipe(
+            // What is sent is right.
             Effect.catchTag("PayloadError", Effect.die),
             Effect.provideService(Broker.Broker, broker),
             Effect.asVoid

@@ -38,6 +38,8 @@ export interface Options {
   readonly prePing: boolean
   /** Whether the settings' limits for statements and locks hold. */
   readonly limited: boolean
+  /** The client whose statements join the transactions of this one. Default: itself. */
+  readonly transactionsOf?: Client.SqlClient | undefined
   /** Whether a statement without a deadline ends with the keepalive bound when nobody can say that it is worked on. */
   readonly unprovenEnds: boolean
 }
@@ -164,6 +166,7 @@ export const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"
       (member) => Effect.map(member.connection.pin, (connection) => limited(guarded(member, connection)))
     ),
     compiler: PgClient.makeCompiler(),
+    ...(options.transactionsOf === undefined ? {} : { transactionService: options.transactionsOf.transactionService }),
     driver: "pg",
     prepareTransactionControls: true,
     commit,

@@ -15,6 +15,17 @@ export class Heap<A> {
     return this.items[0]
   }
 
+  /** The first that fits. What lies before it and does not is dropped. */
+  peekWhere(fits: (item: A) => boolean): A | undefined {
+    while (this.items.length > 0 && !fits(this.items[0]!)) this.pop()
+    return this.items[0]
+  }
+
+  /** Everything, in no order. */
+  all(): Iterable<A> {
+    return this.items
+  }
+
   push(item: A) {
     const { before, items } = this
     let hole = items.length

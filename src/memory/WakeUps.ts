@@ -25,12 +25,7 @@ export class WakeUps {
     for (const [queue, { dueIn, priority }] of queues) this.tell({ _tag: "Sent", queue, priority, dueIn })
   }
 
-  /** Tells that tasks of any queue may have become ready out of turn. */
-  lookAgain() {
-    this.tell({ _tag: "LookAgain" })
-  }
-
-  private tell(wakeUp: WakeUp) {
+  tell(wakeUp: WakeUp) {
     for (const subscriber of this.subscribers) Queue.offerUnsafe(subscriber, wakeUp)
   }
 }

@@ -51,6 +51,7 @@ export const uuids = array(PgTypes.OID.uuid)
 export const texts = array(PgTypes.OID.text)
 export const integers = array(PgTypes.OID.int4)
 export const floats = array(PgTypes.OID.float8)
+export const booleans = array(PgTypes.OID.bool)
 export const uuid = PgTypes.uuid
 export const text = PgTypes.text
 export const integer = PgTypes.int4

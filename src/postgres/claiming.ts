@@ -1,33 +1,24 @@
-/** Claiming tasks, and recording ended attempts, alone or both in one statement. */
+/** Claiming tasks. */
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
-import type { BrokerError, ClaimedTask, EndedAttempt, Want } from "../Broker.ts"
-import { type Database, floats, integers, type Row, texts, uuid, uuids } from "./Database.ts"
-import { LowWater } from "./lowWater.ts"
-import type { Announcement } from "./wakeUps.ts"
+import type { BrokerError, ClaimedTask, Claims, Want } from "../Broker.ts"
+import { type Database, floats, integer, integers, type Row, text, texts, uuid } from "./Database.ts"
+import { type Lane, LowWater } from "./lowWater.ts"
 
-const claimed = "id, queue, priority, fence, name, payload, attempt, losses, due_at, waited"
+/** What a claim selects. A row without an id says something about a queue: what (`name`), a key, or a number. */
+export const columns = "id, queue, priority, fence, name, payload, attempt, losses, due_at, waited, version, " +
+  "concurrency_key, timeout, expires_in"
 
 const claimStatement = (schema: string) => `
-select ${claimed}
-from ${schema}.horsies_claim($1, $2, $3, $4, $5, $6, $7, $8, $9)`
+select ${columns}
+from ${schema}.horsies_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`
 
-/** What was recorded; of retried tasks also where they wait again. */
-const finishStatement = (schema: string) => `
-select id, null::text as queue, null::smallint as priority
-from ${schema}.horsies_finish($1, $2, $3, $4, $5, $6) as id
-union all
-select id, queue, priority
-from ${schema}.horsies_retry($1, $7, $8, $9, $10, $11, $12)`
+const claimLimitedStatement = (schema: string) => `
+select ${columns}
+from ${schema}.horsies_claim_limited($1, $2, $3, $4, $5, $6)`
 
-/** The functions run in the order of the statement; each sees what the ones before it did. */
-const finishAndClaimStatement = (schema: string) => `
-select id, queue, priority, null::int as fence, null as name, null as payload,
-  null::int as attempt, null::smallint as losses, null::float8 as due_at, null::float8 as waited
-from (${finishStatement(schema)}) recorded
-union all
-select ${claimed}
-from ${schema}.horsies_claim($1, $13, $14, $15, $16, $17, $18, $19, $20)`
+/** The wait before a second look whose first try has failed, in milliseconds. */
+const secondTry = 100
 
 interface Claimed extends ClaimedTask {
   readonly dueAt: number
@@ -39,114 +30,206 @@ const claimedTask = (row: Row): Claimed => ({
   priority: row[2] as number,
   fence: row[3] as number,
   name: row[4] as string,
-  payload: row[5] as string,
+  payload: (row[5] ?? unreadable) as string,
   attempt: row[6] as number,
   losses: row[7] as number,
   dueAt: row[8] as number,
-  waited: row[9] as number
+  waited: row[9] as number,
+  version: row[10] as number,
+  concurrencyKey: (row[11] || undefined) as string | undefined,
+  timeout: (row[12] ?? undefined) as number | undefined,
+  expiresIn: (row[13] ?? undefined) as number | undefined
 })
 
-/** Rows of a claim have a fence, rows of what was recorded have none. */
-const isClaimed = (row: Row) => row[3] !== null
+/** In place of a payload that is too large to be read: no JSON, so that its task ends FAILED. */
+export const unreadable = "(the payload is too large to be read)"
+
+/** Rows of a claim have a fence; rows of what was recorded, and remarks, have none. */
+export const isClaimed = (row: Row) => row[3] !== null
+const isRemark = (row: Row) => row[0] === null
 
 /** Rows come back in no order. Tasks that were lost before go first: they were claimed for slots and are to start at once. */
 const byUrgency = (a: Claimed, b: Claimed) =>
   Number(b.losses > 0) - Number(a.losses > 0) || a.priority - b.priority || a.dueAt - b.dueAt ||
   (a.id < b.id ? -1 : a.id > b.id ? 1 : 0)
 
-const attemptParameters = (attempts: ReadonlyArray<EndedAttempt>) => {
-  const ended: Array<EndedAttempt> = []
-  const retried: Array<EndedAttempt> = []
-  for (const attempt of attempts) (attempt.end._tag === "Retry" ? retried : ended).push(attempt)
-  const failureOf = ({ end }: EndedAttempt) => end._tag === "Completed" ? null : end.failure.kind
-  const valueOf = ({ end }: EndedAttempt) => end._tag === "Completed" ? end.value : end.failure.value
-  const common = (some: ReadonlyArray<EndedAttempt>) => [
-    uuids(some.map((attempt) => attempt.id)),
-    integers(some.map((attempt) => attempt.fence)),
-    floats(some.map((attempt) => attempt.elapsed)),
-    texts(some.map(failureOf)),
-    texts(some.map(valueOf))
-  ]
-  return [
-    ...common(ended),
-    ...common(retried),
-    floats(retried.map(({ end }) => end._tag === "Retry" ? end.delay : null))
-  ]
+/**
+ * Puts tasks of queues with keys in the order in which they are to start: one of each key, from the key after the one
+ * that had its turn last, then the next of each. A key that gave many must not run them all before the others.
+ */
+const inTurns = (tasks: ReadonlyArray<Claimed>, last: (queue: string) => string): ReadonlyArray<Claimed> => {
+  const rounds = new Map<string, number>()
+  const placed = tasks.map((task) => {
+    const key = task.concurrencyKey ?? ""
+    const lane = `${task.queue}\u0000${key}`
+    const round = task.losses > 0 ? -1 : rounds.get(lane) ?? 0
+    if (round >= 0) rounds.set(lane, round + 1)
+    return { task, key, round, around: key <= last(task.queue) }
+  })
+  placed.sort((a, b) =>
+    a.round - b.round || (a.round < 0 ? 0 : Number(a.around) - Number(b.around) || (a.key < b.key ? -1 : 1))
+  )
+  return placed.map(({ task }) => task)
+}
+
+/** Runs a claim together with what else its statement does. */
+export type Execute = (parameters: ReadonlyArray<unknown>) => Effect.Effect<ReadonlyArray<Row>, BrokerError>
+
+interface Collected {
+  readonly tasks: Array<ClaimedTask>
+  readonly again: Map<string, number>
+  /** Whether a statement has succeeded. */
+  asked: boolean
 }
 
 export const make = (database: Database) => {
   const claimSql = claimStatement(database.schema)
-  const finishSql = finishStatement(database.schema)
-  const finishAndClaimSql = finishAndClaimStatement(database.schema)
+  const claimLimitedSql = claimLimitedStatement(database.schema)
   const lowWater = new LowWater()
+  /** Queues that were found to have limits: they are claimed one by one. */
+  const limited = new Set<string>()
+  /** The key of each queue that had its turn last. */
+  const turns = new Map<string, string>()
+  /** Tasks that count against a limit, with their queues: when they end, others may start. */
+  const counted = new Map<string, string>()
 
-  /** Claims with `execute`, and once more without marks where the marks may have hidden something. */
-  const claimWith = Effect.fnUntraced(function*(
+  const parameters = (wants: ReadonlyArray<Want>, lanes: ReadonlyArray<Lane>) => [
+    texts(wants.map((want) => want.queue)),
+    integers(wants.map((want) => want.slots)),
+    integers(wants.map((want) => want.ahead)),
+    texts(wants.map((want) => turns.get(want.queue) ?? "")),
+    integers(lanes.map((lane) => lane.want + 1)),
+    texts(lanes.map((lane) => lane.name)),
+    integers(lanes.map((lane) => lane.version)),
+    integers(lanes.map((lane) => lane.fromPriority)),
+    floats(lanes.map((lane) => lane.fromDueAt)),
+    integers(lanes.map((lane) => lane.toPriority))
+  ]
+
+  /** Takes tasks and remarks out of the rows of a claim. */
+  const collect = (rows: ReadonlyArray<Row>, into: Collected): ReadonlyArray<Claimed> => {
+    into.asked = true
+    const last = new Map(turns)
+    const tasks: Array<Claimed> = []
+    for (const row of rows) {
+      if (isClaimed(row)) {
+        tasks.push(claimedTask(row))
+      } else if (isRemark(row)) {
+        const queue = row[1] as string
+        switch (row[4]) {
+          case "limited":
+            limited.add(queue)
+            break
+          case "unlimited":
+            limited.delete(queue)
+            break
+          case "turn":
+            turns.set(queue, row[5] as string)
+            break
+          case "again":
+            into.again.set(queue, row[8] as number)
+        }
+      }
+    }
+    tasks.sort(byUrgency)
+    const ordered = tasks.some((task) => task.concurrencyKey !== undefined)
+      ? inTurns(tasks, (queue) => last.get(queue) ?? "")
+      : tasks
+    for (const task of ordered) into.tasks.push(task)
+    return ordered
+  }
+
+  const claimLimited = (worker: string, { handles, queue, slots }: Want, into: Collected) => {
+    if (slots === 0) return Effect.void
+    const versions = handles.flatMap(({ name, version }) =>
+      Array.from({ length: version }, (_, i): readonly [string, number] => [name, i + 1])
+    )
+    return Effect.map(
+      database.run(claimLimitedSql, [
+        uuid(worker),
+        text(queue),
+        integer(slots),
+        text(turns.get(queue) ?? ""),
+        texts(versions.map(([name]) => name)),
+        integers(versions.map(([, version]) => version))
+      ]),
+      (rows) => {
+        for (const { id } of collect(rows, into)) counted.set(id, queue)
+      }
+    )
+  }
+
+  /** Claims from queues without limits; once more without marks where the marks may have hidden something. */
+  const claimOpen: (
     worker: string,
     wants: ReadonlyArray<Want>,
-    execute: (parameters: ReadonlyArray<unknown>) => Effect.Effect<ReadonlyArray<Row>, BrokerError>
-  ) {
+    execute: Execute,
+    into: Collected
+  ) => Effect.Effect<ReadonlyArray<Row>, BrokerError> = Effect.fnUntraced(function*(worker, wants, execute, into) {
     const now = (yield* Clock.Clock).currentTimeMillisUnsafe()
     const { forgotten, lanes, marked } = lowWater.lanes(wants, now)
-    const rows = yield* execute([
-      texts(wants.map((want) => want.queue)),
-      integers(wants.map((want) => want.slots)),
-      integers(wants.map((want) => want.ahead)),
-      integers(lanes.map((lane) => lane.want + 1)),
-      texts(lanes.map((lane) => lane.name)),
-      integers(lanes.map((lane) => lane.fromPriority)),
-      floats(lanes.map((lane) => lane.fromDueAt)),
-      integers(lanes.map((lane) => lane.toPriority))
-    ])
-    const tasks = rows.filter(isClaimed).map(claimedTask).sort(byUrgency)
+    const rows = yield* execute(parameters(wants, lanes))
+    const tasks = collect(rows, into)
     lowWater.learn(wants, tasks, now, forgotten)
-    if (!marked) return { tasks, rows }
+    if (!marked) return rows
     const counts = new Map<string, number>()
     for (const task of tasks) counts.set(task.queue, (counts.get(task.queue) ?? 0) + 1)
     const rest = wants.flatMap((want) => {
       const count = counts.get(want.queue) ?? 0
-      if (count >= want.slots + want.ahead) return []
+      if (count >= want.slots + want.ahead || limited.has(want.queue) || into.again.has(want.queue)) return []
       lowWater.forget(want.queue)
       const slots = Math.max(0, want.slots - count)
       return [{ ...want, slots, ahead: want.slots + want.ahead - count - slots }]
     })
-    if (rest.length === 0) return { tasks, rows }
-    return { tasks: [...tasks, ...(yield* claim(worker, rest))], rows }
+    if (rest.length > 0) yield* keeping(claimOpen(worker, rest, open(worker), into), rest, into)
+    return rows
   })
 
-  const claim = (
-    worker: string,
-    wants: ReadonlyArray<Want>
-  ): Effect.Effect<ReadonlyArray<ClaimedTask>, BrokerError> =>
-    Effect.map(
-      claimWith(worker, wants, (parameters) => database.run(claimSql, [uuid(worker), ...parameters])),
-      ({ tasks }) => tasks
-    )
+  const open = (worker: string): Execute => (parameters) => database.run(claimSql, [uuid(worker), ...parameters])
 
-  /** Records attempts and claims. Succeeds also with where retried tasks wait again, and for how long. */
-  const finish = Effect.fnUntraced(function*(
-    worker: string,
-    attempts: ReadonlyArray<EndedAttempt>,
-    wants: ReadonlyArray<Want>
-  ) {
-    const finishing = [uuid(worker), ...attemptParameters(attempts)]
-    const { rows, tasks } = wants.length === 0
-      ? { rows: yield* database.run(finishSql, finishing), tasks: [] }
-      : yield* claimWith(worker, wants, (parameters) => database.run(finishAndClaimSql, [...finishing, ...parameters]))
-    const recorded = wants.length === 0 ? rows : rows.filter((row) => !isClaimed(row))
-    const again = new Map<string, Announcement>()
-    for (const [id, queue, priority] of recorded) {
-      if (queue !== null) again.set(id as string, { queue: queue as string, priority: priority as number, dueIn: 0 })
-    }
-    return {
-      accepted: new Set(recorded.map((row) => row[0] as string)),
-      claimed: tasks as ReadonlyArray<ClaimedTask>,
-      again: attempts.flatMap(({ end, id }) => {
-        const announcement = again.get(id)
-        return announcement === undefined || end._tag !== "Retry" ? [] : [{ ...announcement, dueIn: end.delay }]
-      })
-    }
-  })
+  /** What has been claimed or recorded by then must not be forgotten because a further look failed. */
+  const keeping = (look: Effect.Effect<unknown, BrokerError>, wants: ReadonlyArray<Want>, into: Collected) =>
+    Effect.catch(look, (error) => {
+      if (!into.asked) return Effect.fail(error)
+      for (const { queue } of wants) into.again.set(queue, secondTry)
+      return Effect.void
+    })
 
-  return { claim, finish, lowWater }
+  return {
+    lowWater,
+    /** Claims what is wanted; from queues without limits, in one statement with `execute`, if there are any. */
+    claimWith: Effect.fnUntraced(function*(
+      worker: string,
+      wants: ReadonlyArray<Want>,
+      execute: Execute = open(worker)
+    ) {
+      const into: Collected = { tasks: [], again: new Map(), asked: false }
+      const without = wants.filter(({ queue }) => !limited.has(queue))
+      const rows = without.length === 0 ? undefined : yield* claimOpen(worker, without, execute, into)
+      for (const want of wants) {
+        if (!limited.has(want.queue)) continue
+        yield* keeping(claimLimited(worker, want, into), [want], into)
+        // Its limits were taken away.
+        if (!limited.has(want.queue)) yield* keeping(claimOpen(worker, [want], open(worker), into), [want], into)
+      }
+      const claimed: Claims = into
+      return { rows, claimed }
+    }),
+    /** Whether any of these queues can be claimed from in the statement that finishes. */
+    fuses: (wants: ReadonlyArray<Want>): boolean => wants.some(({ queue }) => !limited.has(queue)),
+    /** The queues with limits of tasks that have ended or are handed back: others may start. */
+    freed: (ids: Iterable<string>): ReadonlySet<string> => {
+      const queues = new Set<string>()
+      if (counted.size === 0) return queues
+      for (const id of ids) {
+        const queue = counted.get(id)
+        if (queue === undefined) continue
+        counted.delete(id)
+        queues.add(queue)
+      }
+      return queues
+    }
+  }
 }
+
+export type Claiming = ReturnType<typeof make>

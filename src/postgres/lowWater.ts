@@ -11,6 +11,7 @@ export interface Lane {
   /** Which of the wants, from 0. */
   readonly want: number
   readonly name: string
+  readonly version: number
   readonly fromPriority: number
   /** Milliseconds since the epoch; `null` is the beginning. */
   readonly fromDueAt: number | null
@@ -23,8 +24,10 @@ const slack = 1000
 /** Marks are thrown away after this time, in milliseconds: the poll floor. */
 const age = 5000
 
+const laneOf = (name: string, version: number) => version === 1 ? name : `${name}\u0000${version}`
+
 export class LowWater {
-  /** Queue, name, priority: the due time of the last task claimed there. */
+  /** Queue, name and version, priority: the due time of the last task claimed there. */
   private readonly marks = new Map<string, Map<string, Map<number, number>>>()
   private readonly since = new Map<string, number>()
   /** How often somebody had marks forgotten. */
@@ -54,19 +57,22 @@ export class LowWater {
   } {
     const lanes: Array<Lane> = []
     let marked = false
-    for (const [want, { names, queue }] of wants.entries()) {
+    for (const [want, { handles, queue }] of wants.entries()) {
       if (now - (this.since.get(queue) ?? 0) >= age) this.drop(queue)
-      for (const name of names) {
-        const marks = [...this.marks.get(queue)?.get(name) ?? []].sort((a, b) => a[0] - b[0])
-        let fromPriority = 0
-        let fromDueAt: number | null = null
-        for (const [priority, dueAt] of marks) {
-          marked = true
-          lanes.push({ want, name, fromPriority, fromDueAt, toPriority: priority - 1 })
-          fromPriority = priority
-          fromDueAt = dueAt - slack
+      for (const handled of handles) {
+        for (let version = 1; version <= handled.version; version++) {
+          const { name } = handled
+          const marks = [...this.marks.get(queue)?.get(laneOf(name, version)) ?? []].sort((a, b) => a[0] - b[0])
+          let fromPriority = 0
+          let fromDueAt: number | null = null
+          for (const [priority, dueAt] of marks) {
+            marked = true
+            lanes.push({ want, name, version, fromPriority, fromDueAt, toPriority: priority - 1 })
+            fromPriority = priority
+            fromDueAt = dueAt - slack
+          }
+          lanes.push({ want, name, version, fromPriority, fromDueAt, toPriority: lowestPriority })
         }
-        lanes.push({ want, name, fromPriority, fromDueAt, toPriority: lowestPriority })
       }
     }
     return { lanes, marked, forgotten: this.forgotten }
@@ -89,15 +95,17 @@ export class LowWater {
     }
     // Something earlier may have come while the claim was under way: its marks would hide that.
     if (forgotten !== this.forgotten) return
-    for (const { dueAt, losses, name, priority, queue } of claimed) {
-      if (losses > 0 || !counts.has(queue)) continue
+    for (const { concurrencyKey, dueAt, losses, name, priority, queue, version } of claimed) {
+      // The lanes of keys are not walked from marks.
+      if (losses > 0 || concurrencyKey !== undefined || !counts.has(queue)) continue
       let names = this.marks.get(queue)
       if (names === undefined) {
         this.marks.set(queue, names = new Map())
         this.since.set(queue, now)
       }
-      let priorities = names.get(name)
-      if (priorities === undefined) names.set(name, priorities = new Map())
+      const lane = laneOf(name, version)
+      let priorities = names.get(lane)
+      if (priorities === undefined) names.set(lane, priorities = new Map())
       priorities.set(priority, Math.max(dueAt, priorities.get(priority) ?? 0))
     }
   }

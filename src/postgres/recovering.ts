@@ -1,8 +1,9 @@
 /** Workers' heartbeats, and taking tasks away from the dead. */
 import * as Effect from "effect/Effect"
 import * as Random from "effect/Random"
-import type { Broker, BrokerError, Hold, Recovered, WorkerStart } from "../Broker.ts"
-import { type Database, float, integer, integers, text, texts, uuid, uuids } from "./Database.ts"
+import type { Beat, Broker, BrokerError, Hold, Recovered, WorkerSnapshot, WorkerStart } from "../Broker.ts"
+import { type Database, float, floats, integer, integers, text, texts, uuid, uuids } from "./Database.ts"
+import { snapshotParameters } from "./workerStates.ts"
 
 /** Tasks per batch of a recovery, and due tasks per promotion. */
 const batchSize = 1000
@@ -10,20 +11,58 @@ const batchSize = 1000
 /** Workers that wait for the same due time come one after another, within these milliseconds. */
 const dueJitter = 2
 
-/** How long the rows of dead workers are kept. */
-const keepDead = "1 day"
-
-/** Once more, as after an answer that was lost, is a heartbeat. horsies_heartbeats_pkey */
+/** Once more, as after an answer that was lost, is a heartbeat. horsies_heartbeats_pkey, horsies_definitions_pkey */
 const registerStatement = (schema: string) => `
-insert into ${schema}.horsies_heartbeats as h (worker, started_at, beat_at, lease, host, pid, queues)
-values ($1, ${schema}.horsies_now(), ${schema}.horsies_now(), $2 * interval '1 millisecond', $3, $4, $5)
-on conflict (worker) do update set beat_at = excluded.beat_at where h.died_at is null`
+with defined as (
+  insert into ${schema}.horsies_definitions as d (
+    name, queue, version, priority, max_losses, timeout, retention, seen_at
+  )
+  select n.name, n.queue, n.version, n.priority, n.max_losses, n.timeout, n.retention, ${schema}.horsies_now()
+  from unnest($6::text[], $7::int[], $8::text[], $9::int[], $10::int[], $11::float8[], $12::float8[])
+    as n (name, version, queue, priority, max_losses, timeout, retention)
+  order by n.name
+  on conflict (name) do update set queue = excluded.queue, version = excluded.version, priority = excluded.priority,
+    max_losses = excluded.max_losses, timeout = excluded.timeout, retention = excluded.retention,
+    seen_at = excluded.seen_at
+  -- While an older version is still running, the newer one is right.
+  where d.version <= excluded.version
+)
+insert into ${schema}.horsies_heartbeats as h (
+  worker, started_at, beat_at, lease, host, pid, queues, names, versions
+)
+values (
+  $1, ${schema}.horsies_now(), ${schema}.horsies_now(), $2 * interval '1 millisecond', $3, $4, $5, $6, $7
+)
+on conflict (worker) do update set beat_at = excluded.beat_at, queues = excluded.queues, names = excluded.names,
+  versions = excluded.versions
+where h.died_at is null`
 
-/** A heartbeat need not wait for the disk. horsies_heartbeats_pkey */
+/** A heartbeat need not wait for the disk. horsies_heartbeats_pkey, horsies_tasks_claimed */
 const heartbeatStatement = (schema: string) => `
 update ${schema}.horsies_heartbeats set beat_at = ${schema}.horsies_now(), running = $2
 where worker = $1 and died_at is null and set_config('synchronous_commit', 'off', true) is not null
-returning worker`
+returning array(
+  select t.id from ${schema}.horsies_tasks t where t.worker = $1 and t.state = 'CLAIMED' and t.cancelling
+)`
+
+/** A heartbeat that carries a snapshot. The same indexes, and horsies_worker_states_pkey */
+const snapshotStatement = (schema: string) => `
+with beat as (
+  update ${schema}.horsies_heartbeats set beat_at = ${schema}.horsies_now(), running = $2
+  where worker = $1 and died_at is null and set_config('synchronous_commit', 'off', true) is not null
+  returning worker, beat_at, pid, host
+),
+kept as (
+  insert into ${schema}.horsies_worker_states (
+    worker, taken_at, pid, host, running, claimed, memory, cpu, queues, processes, settings
+  )
+  select b.worker, b.beat_at, b.pid, b.host, $3, $4, $5, $6, $7::json, $8::json, $9::json from beat b
+  on conflict (worker, taken_at) do nothing
+)
+select array(
+  select t.id from ${schema}.horsies_tasks t where t.worker = $1 and t.state = 'CLAIMED' and t.cancelling
+)
+from beat`
 
 const deregisterStatement = (schema: string) => `
 delete from ${schema}.horsies_heartbeats where worker = $1`
@@ -34,11 +73,11 @@ select id, fence from ${schema}.horsies_tasks where worker = $1 and state = 'CLA
 
 /** horsies_tasks_pkey */
 const releaseStatement = (schema: string) => `
-select id from ${schema}.horsies_release($1, $2, $3) as id`
+select id, queue, priority, cancelled from ${schema}.horsies_release($1, $2, $3)`
 
-/** horsies_tasks_delayed */
+/** horsies_tasks_delayed, horsies_tasks_expiring */
 const promoteStatement = (schema: string) => `
-select ${schema}.horsies_promote($1, ${batchSize})`
+select next, expired from ${schema}.horsies_promote($1, ${batchSize})`
 
 /**
  * Marks the dead, the first step of a recovery. Nobody is declared dead until the server has been up for one lease:
@@ -54,19 +93,9 @@ where h.worker in (
 )
 returning h.worker`
 
-const sweepStatement = (schema: string) => `
-delete from ${schema}.horsies_heartbeats where died_at < ${schema}.horsies_now() - interval '${keepDead}'`
-
-/** Rows of waiters that are gone; those who still wait write theirs again. */
-const sweepWaitersStatement = (schema: string) => `
-delete from ${schema}.horsies_waiters where since < ${schema}.horsies_now() - interval '1 hour'`
-
 /** Frees the tasks of the dead, the second step. horsies_tasks_claimed */
 const recoverStatement = (schema: string) => `
-select released, failed from ${schema}.horsies_recover(${batchSize})`
-
-const prepareStatement = (schema: string) => `
-select ${schema}.horsies_prepare_history(2)`
+select released, failed, cancelled from ${schema}.horsies_recover(${batchSize})`
 
 export const make = (database: Database, options: {
   /** Where heartbeats go: a session of their own, so that they never wait behind other statements. */
@@ -75,7 +104,10 @@ export const make = (database: Database, options: {
   readonly noWorker: BrokerError | undefined
   /** Tasks have become ready out of turn. */
   readonly ready: Effect.Effect<void>
-  readonly failed: (ids: ReadonlyArray<string>) => void
+  /** Tasks have ended without anybody finishing them. */
+  readonly ended: (ids: ReadonlyArray<string>) => void
+  /** Removes what need not be kept any longer. */
+  readonly sweep: Effect.Effect<void, BrokerError>
 }) => {
   const { schema } = database
 
@@ -86,15 +118,31 @@ export const make = (database: Database, options: {
         float(worker.lease),
         text(worker.host),
         integer(worker.pid),
-        texts(worker.queues)
+        texts(worker.queues),
+        texts(worker.handles.map(({ name }) => name)),
+        integers(worker.handles.map(({ version }) => version)),
+        texts(worker.handles.map(({ queue }) => queue)),
+        integers(worker.handles.map(({ priority }) => priority)),
+        integers(worker.handles.map(({ maxLosses }) => maxLosses)),
+        floats(worker.handles.map(({ timeout }) => timeout ?? null)),
+        floats(worker.handles.map(({ retention }) => retention ?? null))
       ])
     )
 
-  const heartbeat = (worker: string, running: ReadonlyArray<Hold>) =>
-    Effect.map(
-      options.session.run(heartbeatStatement(schema), [uuid(worker), uuids(running.map((hold) => hold.id))]),
-      (rows) => rows.length > 0
+  const heartbeat = (
+    worker: string,
+    running: ReadonlyArray<Hold>,
+    snapshot?: WorkerSnapshot
+  ): Effect.Effect<Beat, BrokerError> => {
+    const hold = [uuid(worker), uuids(running.map((hold) => hold.id))]
+    const statement = snapshot === undefined
+      ? options.session.run(heartbeatStatement(schema), hold)
+      : options.session.run(snapshotStatement(schema), [...hold, ...snapshotParameters(snapshot)])
+    return Effect.map(
+      statement,
+      ([row]) => row === undefined ? dead : { alive: true, cancelling: row[0] as ReadonlyArray<string> }
     )
+  }
 
   const deregister = (worker: string) => Effect.asVoid(database.run(deregisterStatement(schema), [uuid(worker)]))
 
@@ -106,17 +154,19 @@ export const make = (database: Database, options: {
 
   const release = Effect.fnUntraced(function*(worker: string, holds: ReadonlyArray<Hold>) {
     if (holds.length === 0) return
-    yield* database.run(releaseStatement(schema), [
+    const rows = yield* database.run(releaseStatement(schema), [
       uuid(worker),
       uuids(holds.map((hold) => hold.id)),
       integers(holds.map((hold) => hold.fence))
     ])
-    yield* options.ready
+    options.ended(rows.filter((row) => row[3] === true).map((row) => row[0] as string))
+    if (rows.length > 0) yield* options.ready
   })
 
   const promote = (queues: ReadonlyArray<string>) =>
     Effect.flatMap(database.run(promoteStatement(schema), [texts(queues)]), ([row]) => {
       const next = row?.[0] as number | null ?? undefined
+      options.ended(row?.[1] as ReadonlyArray<string>)
       // Nothing to wait for, or more is due right now.
       if (next === undefined || next <= 0) return Effect.succeed(next)
       return Effect.map(Random.next, (random) => next + random * dueJitter)
@@ -128,25 +178,18 @@ export const make = (database: Database, options: {
     let found: number
     do {
       const [row] = yield* database.run(recoverStatement(schema), [])
-      const [released, failed] = row as unknown as [ReadonlyArray<string>, ReadonlyArray<string>]
-      found = released.length + failed.length
-      counts.released += released.length
-      counts.failed += failed.length
-      options.failed(failed)
+      const [released, failed, cancelled] = row as unknown as ReadonlyArray<ReadonlyArray<string>>
+      found = released!.length + failed!.length + cancelled!.length
+      counts.released += released!.length
+      counts.failed += failed!.length
+      options.ended([...failed!, ...cancelled!])
     } while (found === batchSize)
     if (counts.released > 0) yield* options.ready
-    yield* database.run(sweepStatement(schema), [])
-    yield* database.run(sweepWaitersStatement(schema), [])
-    // A role that may not make tables can do without: what finds no partition goes to the overflow.
-    yield* Effect.catch(
-      database.run(prepareStatement(schema), []),
-      (error) =>
-        error.isRetryable
-          ? Effect.fail(error)
-          : Effect.annotateLogs(Effect.logDebug("no partitions made"), error.annotations)
-    )
+    yield* options.sweep
     return counts satisfies Recovered
   })
 
   return { register, heartbeat, deregister, holds, release, promote, recover }
 }
+
+const dead: Beat = { alive: false, cancelling: [] }

@@ -73,9 +73,12 @@ export const earliestOf = (ids: Iterable<string>): number => {
   return Math.max(0, earliest - 86_400_000)
 }
 
+/** As the history has it: no failure is success, and two words for ends that are none. */
 export const outcomeOf = (failure: unknown, result: unknown): Outcome =>
   failure === null
     ? { _tag: "Completed", value: result as string }
+    : failure === "Cancelled" || failure === "Expired"
+    ? { _tag: failure }
     : { _tag: "Failed", failure: { kind: failure as FailureKind, value: result as string } }
 
 export const make = Effect.fnUntraced(function*(
@@ -85,6 +88,8 @@ export const make = Effect.fnUntraced(function*(
 ) {
   const channel = `horsies_done_${self.replaceAll("-", "")}`
   const waiting = new Map<string, Set<Waiter>>()
+  /** Open while anybody waits, and a floor longer. */
+  const somebody = yield* Latch.make()
   const looks = new Set<string>()
   const toLook = yield* Latch.make()
   const askFor = (ids: Iterable<string>) => {
@@ -123,16 +128,21 @@ export const make = Effect.fnUntraced(function*(
     if (listener.listens && over.length > 0) yield* database.run(forget, [uuids(over), text(channel)])
   })
 
+  const lookAtSome = (ids: ReadonlyArray<string>): Effect.Effect<void> =>
+    Effect.catch(lookAt(ids), (error) => {
+      // What cannot be had now is looked for again at the floor.
+      if (error.isRetryable) {
+        return Effect.annotateLogs(Effect.logDebug("look for results failed"), error.annotations)
+      }
+      // One of them may be the reason: the others must not suffer.
+      return ids.length > 1
+        ? Effect.forEach(ids, (id) => lookAtSome([id]), { discard: true })
+        : Effect.sync(() => ids.forEach((id) => answer(id, Effect.fail(error))))
+    })
+
   const lookAtAll = Effect.fnUntraced(function*(candidates: Iterable<string>, which: (id: string) => boolean) {
     const ids = [...new Set(candidates)].filter((id) => waiting.has(id) && which(id))
-    for (let i = 0; i < ids.length; i += mostIds) {
-      const some = ids.slice(i, i + mostIds)
-      yield* Effect.catch(lookAt(some), (error) =>
-        // What cannot be had now is looked for again at the floor.
-        error.isRetryable
-          ? Effect.annotateLogs(Effect.logDebug("look for results failed"), error.annotations)
-          : Effect.sync(() => some.forEach((id) => answer(id, Effect.fail(error)))))
-    }
+    for (let i = 0; i < ids.length; i += mostIds) yield* lookAtSome(ids.slice(i, i + mostIds))
   })
 
   yield* Effect.gen(function*() {
@@ -158,7 +168,10 @@ export const make = Effect.fnUntraced(function*(
   }).pipe(Effect.forever, Effect.forkScoped)
 
   yield* Effect.gen(function*() {
+    // While nobody waits there is nothing to look for.
+    yield* somebody.await
     yield* Effect.sleep(Duration.times(listener.listens ? floor : pollFloor, 0.8 + 0.4 * (yield* Random.next)))
+    if (waiting.size === 0) return somebody.closeUnsafe()
     yield* lookAtAll(waiting.keys(), () => true)
   }).pipe(Effect.forever, Effect.forkScoped)
 
@@ -181,6 +194,7 @@ export const make = Effect.fnUntraced(function*(
         const others = waiting.get(id)
         if (others === undefined) waiting.set(id, new Set([waiter]))
         else others.add(waiter)
+        somebody.openUnsafe()
         askFor([id])
         return Effect.onInterrupt(Deferred.await(waiter), () =>
           Effect.sync(() => {

@@ -13,6 +13,7 @@ import * as Stream from "effect/Stream"
 import type { WakeUp } from "../Broker.ts"
 import { realClock } from "../connection/Deadlines.ts"
 import type { SessionListener } from "../connection/SessionListener.ts"
+import { wakeChannel } from "../schema/channel.ts"
 import { type Database, text } from "./Database.ts"
 
 /** What a send has to say to workers, per queue. */
@@ -30,21 +31,21 @@ const window = Duration.millis(5)
 /** NOTIFY carries less than 8000 bytes. */
 const mostPayload = 7500
 
+/** What processes tell each other. Who does not understand it looks again at everything. */
 const Message = Schema.fromJsonString(Schema.Struct({
   from: Schema.String,
-  queues: Schema.Union([
-    Schema.Array(Schema.Tuple([Schema.String, Schema.Number, Schema.Number])),
-    Schema.Literal("all")
-  ])
+  /** Queue, priority, milliseconds until due. */
+  queues: Schema.optionalKey(Schema.Array(Schema.Tuple([Schema.String, Schema.Number, Schema.Number]))),
+  cancel: Schema.optionalKey(Schema.Array(Schema.String)),
+  paused: Schema.optionalKey(Schema.Array(Schema.String)),
+  all: Schema.optionalKey(Schema.Literal(true))
 }))
+type Message = typeof Message.Type
 const encode = Schema.encodeSync(Message)
 const decode = Schema.decodeUnknownOption(Message)
 
 /** Durability is of no use to a hint. */
 const notify = `select set_config('synchronous_commit', 'off', true), pg_notify($1, $2)`
-
-/** Channels are shared by all schemas of a database. */
-export const channelOf = (schema: string) => `horsies_wake_${schema}`.slice(0, 63)
 
 export const make = Effect.fnUntraced(function*(
   database: Database,
@@ -53,34 +54,35 @@ export const make = Effect.fnUntraced(function*(
   /** Hears every wake-up before any subscriber does. */
   heard: (wakeUp: WakeUp) => void
 ) {
-  const channel = channelOf(database.schema)
+  const channel = wakeChannel(database.schema)
   const subscribers = new Set<Queue.Queue<WakeUp>>()
   const tell = (wakeUp: WakeUp) => {
     heard(wakeUp)
     for (const subscriber of subscribers) Queue.offerUnsafe(subscriber, wakeUp)
   }
 
+  /** By queue, and by whether it is due: one that is due must not hide when the next one is. */
   let pending = new Map<string, Announcement>()
+  let cancelling: Array<string> = []
+  let pausing: Array<string> = []
   let everything = false
   const something = yield* Latch.make()
 
-  const messages = () => {
-    const rows = [...pending.values()]
+  const messages = (): ReadonlyArray<string> => {
+    const out: Array<Omit<Message, "from">> = [
+      ...parts(
+        [...pending.values()].map((row) => [row.queue, row.priority, Math.round(row.dueIn)] as const),
+        ([queue]) => Buffer.byteLength(queue) * 2 + 40
+      ).map((queues) => ({ queues })),
+      ...parts(cancelling, () => 40).map((cancel) => ({ cancel })),
+      ...parts(pausing, (queue) => Buffer.byteLength(queue) * 2 + 10).map((paused) => ({ paused })),
+      ...(everything ? [{ all: true as const }] : [])
+    ]
     pending = new Map()
-    const out: Array<string> = everything ? [encode({ from: self, queues: "all" })] : []
+    cancelling = []
+    pausing = []
     everything = false
-    while (rows.length > 0) {
-      let size = 100
-      let taken = 0
-      while (taken < rows.length && size < mostPayload) size += Buffer.byteLength(rows[taken++]!.queue) * 2 + 40
-      out.push(
-        encode({
-          from: self,
-          queues: rows.splice(0, Math.max(1, taken - 1)).map((row) => [row.queue, row.priority, Math.round(row.dueIn)])
-        })
-      )
-    }
-    return out
+    return out.map((message) => encode({ from: self, ...message }))
   }
 
   yield* Effect.forever(Effect.gen(function*() {
@@ -101,12 +103,13 @@ export const make = Effect.fnUntraced(function*(
   yield* Stream.fromQueue(events).pipe(
     Stream.runForEach((event) =>
       Effect.sync(() => {
-        if (event._tag === "LookAgain") return tell({ _tag: "LookAgain" })
-        const message = Option.getOrUndefined(decode(event.payload))
+        const message = event._tag === "LookAgain" ? undefined : Option.getOrUndefined(decode(event.payload))
         if (message?.from === self) return
         // Also what another version of this code may have to say.
-        if (message === undefined || message.queues === "all") return tell({ _tag: "LookAgain" })
-        for (const [queue, priority, dueIn] of message.queues) tell({ _tag: "Sent", queue, priority, dueIn })
+        if (message === undefined || message.all === true) return tell({ _tag: "LookAgain" })
+        for (const [queue, priority, dueIn] of message.queues ?? []) tell({ _tag: "Sent", queue, priority, dueIn })
+        if (message.cancel !== undefined) tell({ _tag: "Cancel", ids: message.cancel })
+        for (const queue of message.paused ?? []) tell({ _tag: "Paused", queue })
       })
     ),
     Effect.forkScoped
@@ -119,13 +122,28 @@ export const make = Effect.fnUntraced(function*(
         for (const announcement of announcements) {
           const { dueIn, priority, queue } = announcement
           tell({ _tag: "Sent", queue, priority, dueIn })
-          const before = pending.get(queue)
-          pending.set(queue, {
+          const place = `${dueIn <= 0} ${queue}`
+          const before = pending.get(place)
+          pending.set(place, {
             queue,
             priority: Math.min(priority, before?.priority ?? priority),
             dueIn: Math.min(dueIn, before?.dueIn ?? dueIn)
           })
         }
+        something.openUnsafe()
+      }),
+    /** Tells workers here and elsewhere that somebody wants tasks cancelled that one of them may hold. */
+    cancel: (ids: ReadonlyArray<string>) =>
+      Effect.sync(() => {
+        tell({ _tag: "Cancel", ids })
+        for (const id of ids) cancelling.push(id)
+        something.openUnsafe()
+      }),
+    /** Tells workers here and elsewhere to hand back what they hold ready of a queue. */
+    paused: (queue: string) =>
+      Effect.sync(() => {
+        tell({ _tag: "Paused", queue })
+        pausing.push(queue)
         something.openUnsafe()
       }),
     /** Tells workers here and elsewhere that tasks of any queue may have become ready out of turn. */
@@ -147,3 +165,18 @@ export const make = Effect.fnUntraced(function*(
 })
 
 export type WakeUps = Effect.Success<ReturnType<typeof make>>
+
+/** Parts of a list that each fit into one notification. */
+const parts = <A>(all: ReadonlyArray<A>, size: (one: A) => number): ReadonlyArray<ReadonlyArray<A>> => {
+  const found: Array<Array<A>> = []
+  let room = 0
+  for (const one of all) {
+    room -= size(one)
+    if (room < 0) {
+      found.push([])
+      room = mostPayload - 100 - size(one)
+    }
+    found.at(-1)!.push(one)
+  }
+  return found
+}

@@ -8,7 +8,7 @@ import { SqlClient } from "effect/sql/SqlClient"
 import { isSqlError } from "effect/sql/SqlError"
 import { BrokerError, Refused, SchemaMismatch } from "../Broker.ts"
 import { brokerFailure } from "../connection/failure.ts"
-import * as tasks from "./migrations/0001_tasks.ts"
+import * as tasks from "./0001_tasks/index.ts"
 
 /** What to initialize. */
 export interface Options {

@@ -5,7 +5,7 @@
 import * as Effect from "effect/Effect"
 import * as Latch from "effect/Latch"
 import * as Queue from "effect/Queue"
-import type { Broker, ClaimedTask, EndedAttempt, Want } from "../Broker.ts"
+import type { Broker, Claims, EndedAttempt, Want } from "../Broker.ts"
 import { attempt, backoff } from "./attempt.ts"
 
 /** The most attempts in one flush. */
@@ -14,17 +14,24 @@ const most = 1000
 /** A flush of up to this many attempts claims in the same statement; a larger one runs beside the claim. */
 const mostFused = 50
 
+/** What one flush may carry of results, in characters. */
+const mostCharacters = 4_000_000
+
+/** With so many attempts unrecorded no more are to be started: a crash would run all of them again. */
+const mostUnrecorded = 2 * most
+
 /** An attempt that has ended under an identity of the worker, by the worker's monotonic clock. */
 export interface Ended extends Omit<EndedAttempt, "elapsed"> {
   readonly worker: string
-  readonly startedAt: number
+  /** None when its handler was not started. */
+  readonly startedAt: number | undefined
 }
 
 /** The other side of a fused statement: what the dispatcher wants, and where its claims go. */
-export interface Claims {
+export interface Claiming {
   /** What to claim for this identity, if a claim is due and none is under way. The answer must be given back. */
   readonly begin: (worker: string) => ReadonlyArray<Want>
-  readonly end: (worker: string, claimed: ReadonlyArray<ClaimedTask>) => void
+  readonly end: (worker: string, claimed: Claims) => void
   readonly abort: () => void
   /** A slot is free: claim apart. */
   readonly call: () => void
@@ -32,22 +39,29 @@ export interface Claims {
 
 export const make = Effect.fnUntraced(function*(
   broker: Broker["Service"],
-  claims: Claims,
+  claims: Claiming,
   now: () => number
 ) {
   const ended = yield* Queue.unbounded<Ended>()
   const idle = yield* Latch.make(true)
   const unrecorded = new Set<Ended>()
+  let busy = false
 
   const record: (worker: string, batch: ReadonlyArray<Ended>) => Effect.Effect<void> = Effect.fnUntraced(function*(
     worker,
     batch
   ) {
+    let alone = batch.length > mostFused
     for (let failures = 0;; failures++) {
-      const wants = batch.length <= mostFused ? claims.begin(worker) : []
+      const wants = alone ? [] : claims.begin(worker)
       if (wants.length === 0) claims.call()
       const at = now()
-      const attempts = batch.map(({ end, fence, id, startedAt }) => ({ id, fence, end, elapsed: at - startedAt }))
+      const attempts = batch.map(({ end, fence, id, startedAt }) => ({
+        id,
+        fence,
+        end,
+        elapsed: startedAt === undefined ? undefined : at - startedAt
+      }))
       const result = yield* attempt(broker.finish(worker, attempts, wants))
       if (result._tag === "Success") {
         if (wants.length > 0) claims.end(worker, result.success.claimed)
@@ -60,15 +74,20 @@ export const make = Effect.fnUntraced(function*(
         }
         return
       }
-      if (wants.length > 0) claims.abort()
+      if (wants.length > 0) {
+        claims.abort()
+        // It may have been the claim: before an attempt is blamed it is recorded without one.
+        alone = true
+        if (!result.failure.isRetryable) continue
+      }
       if (!result.failure.isRetryable && batch.length > 1) {
         // One of them may be the reason: the others must not suffer.
         yield* Effect.forEach(batch, (one) => record(worker, [one]), { discard: true })
         return
       }
       const [first] = batch
-      if (!result.failure.isRetryable && first?.end._tag === "Completed") {
-        // What the handler succeeded with cannot be stored, and its caller has to know.
+      if (!result.failure.isRetryable && (first?.end._tag === "Completed" || first?.end._tag === "Retry")) {
+        // What the handler came to cannot be stored, and whoever waits has to know.
         const value = JSON.stringify(`the result cannot be stored: ${result.failure.message}`)
         yield* record(worker, [{ ...first, end: { _tag: "Failed", failure: { kind: "Defect", value } } }])
         return
@@ -88,13 +107,19 @@ export const make = Effect.fnUntraced(function*(
     }
   })
 
-  yield* Queue.takeBetween(ended, 1, most).pipe(
+  const loop = yield* Queue.takeBetween(ended, 1, most).pipe(
     Effect.flatMap(Effect.fnUntraced(function*(batch) {
+      busy = true
       // Almost always one identity; two after a lost lease.
       for (const worker of new Set(batch.map((one) => one.worker))) {
-        yield* record(worker, batch.filter((one) => one.worker === worker))
+        yield* Effect.forEach(parts(batch.filter((one) => one.worker === worker)), (part) => record(worker, part), {
+          discard: true
+        })
       }
+      busy = false
+      const wasBehind = unrecorded.size > mostUnrecorded
       for (const one of batch) unrecorded.delete(one)
+      if (wasBehind) claims.call()
       if (unrecorded.size === 0) idle.openUnsafe()
     })),
     Effect.forever,
@@ -108,9 +133,34 @@ export const make = Effect.fnUntraced(function*(
       Queue.offerUnsafe(ended, one)
     },
     unrecorded: (): Iterable<Ended> => unrecorded,
+    /** Whether what has to go on for ever does. */
+    isRunning: () => loop.pollUnsafe() === undefined,
+    isBusy: () => busy,
+    isBehind: () => unrecorded.size > mostUnrecorded,
     /** Waits until everything offered so far has been recorded. */
     flushed: idle.await
   }
 })
 
 export type Completer = Effect.Success<ReturnType<typeof make>>
+
+const sizeOf = ({ end }: Ended) =>
+  end._tag === "Completed" ? end.value.length : "failure" in end ? end.failure.value.length : 0
+
+/** Parts of bounded size. Almost always one. */
+const parts = (batch: ReadonlyArray<Ended>): ReadonlyArray<ReadonlyArray<Ended>> => {
+  let total = 0
+  for (const one of batch) total += sizeOf(one)
+  if (total <= mostCharacters) return [batch]
+  const found: Array<Array<Ended>> = []
+  let room = 0
+  for (const one of batch) {
+    room -= sizeOf(one)
+    if (room < 0) {
+      found.push([])
+      room = mostCharacters - sizeOf(one)
+    }
+    found.at(-1)!.push(one)
+  }
+  return found
+}

@@ -2,28 +2,20 @@
  * The dispatcher: one fiber that claims for all queues of the worker in one statement, and starts what it gets. A
  * wake-up, a free slot, the next due time or the poll floor make it look.
  */
-import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import * as Queue from "effect/Queue"
-import * as Random from "effect/Random"
-import type { Broker, ClaimedTask, Hold, WakeUp, Want } from "../Broker.ts"
+import type { AttemptEnd, Broker, Claims, Definition, Hold, QueueOccupancy, WakeUp, Want } from "../Broker.ts"
 import type { Handler } from "../Task.ts"
-import { attempt, attemptOnce, backoff } from "./attempt.ts"
-import type { Claims, Ended } from "./Completer.ts"
-import { notHandedBack } from "./messages.ts"
-import { QueueSlots } from "./QueueSlots.ts"
+import { attempt, backoff } from "./attempt.ts"
+import type { Claiming, Ended } from "./Completer.ts"
+import * as DueTimes from "./DueTimes.ts"
+import { isElsewhere } from "./elsewhere.ts"
+import * as LostClaims from "./LostClaims.ts"
+import { QueueSlots, type ReadyTask } from "./QueueSlots.ts"
+import * as Releases from "./Releases.ts"
 import * as Runner from "./Runner.ts"
-
-/** Without a hint the worker looks this often: hints can be lost, this look cannot. */
-const pollFloor = 5000
-
-/** How often the worker looks whether it holds more than it can run, while it holds anything ready. */
-const shedInterval = 250
-
-/** A claim whose answer was lost may still be on its way to the server: it is looked for this long. */
-const lateClaims = 600_000
 
 export interface Options {
   /** The queues to serve; without, the queues of all handlers. */
@@ -39,38 +31,77 @@ interface Wanted {
   readonly calls: number
 }
 
+/** Whether the time in which a task had to start is over. */
+const isLate = ({ claimedAt, task }: ReadyTask, at: number) =>
+  task.expiresIn !== undefined && at - claimedAt >= task.expiresIn
+
+/** No attempt is scheduled that would start too late. */
+const inTime = (end: AttemptEnd, { claimedAt, task }: ReadyTask, at: number): AttemptEnd =>
+  end._tag === "Retry" && task.expiresIn !== undefined && at - claimedAt + end.delay >= task.expiresIn
+    ? { _tag: "Failed", failure: end.failure }
+    : end
+
+/** How recording comes along. */
+export interface Recording {
+  readonly offer: (attempt: Ended) => void
+  readonly unrecorded: () => Iterable<Ended>
+  /** Whether a flush is under way. */
+  readonly isBusy: () => boolean
+  /** Whether so much is waiting to be recorded that nothing more should be started. */
+  readonly isBehind: () => boolean
+}
+
 export const make = Effect.fnUntraced(function*(
   broker: Broker["Service"],
   options: Options,
   now: () => number,
-  onEnded: (attempt: Ended) => void,
-  unrecorded: () => Iterable<Ended>
+  recording: Recording
 ) {
   const handlers = new Map<string, Handler>()
   const queues = new Map<string, QueueSlots>()
   const signal = yield* Latch.make()
-  const rearm = yield* Latch.make()
   /** The identity to claim under; none while the worker has none that it can prove alive. */
   let identity: string | undefined
+  let stopped = false
   /** The claim under way; at most one. */
   let claiming: ReadonlyArray<Wanted> | undefined
   /** Open while no claim is under way. */
   const quiet = yield* Latch.make(true)
-  /** When the next delayed task is due, by the monotonic clock. */
-  let dueAt = 0
+  /** What has been cancelled and which queues were paused while the claim was under way: it may bring them all the same. */
+  const cancelled = new Set<string>()
+  const paused = new Set<string>()
 
-  const runner = yield* Runner.make((run, end) => {
-    const at = now()
-    const slots = queues.get(run.task.queue)
-    slots?.free(at)
-    if (end !== undefined) {
-      onEnded({ worker: run.worker, id: run.task.id, fence: run.task.fence, startedAt: run.startedAt, end })
-    } else {
-      // The recorded attempt frees the slot for the next claim; an interrupted run leaves none.
-      signal.openUnsafe()
+  const record = ({ task: { fence, id }, worker }: ReadyTask, startedAt: number | undefined, end: AttemptEnd) =>
+    recording.offer({ worker, id, fence, startedAt, end })
+
+  const runner = yield* Runner.make(broker, now, {
+    ended: (run, end) => {
+      const at = now()
+      const slots = queues.get(run.task.queue)
+      slots?.free(at)
+      // The recorded attempt frees the slot for the next claim; without one, the claim has to be called for. So it has
+      // where nothing is left to do while what ended before is still being recorded.
+      if (end === undefined || (slots?.isIdle() === true && recording.isBusy())) signal.openUnsafe()
+      if (end !== undefined) return record(run, run.startedAt, inTime(end, run, at))
+      const handler = handlers.get(run.task.name)
+      // What a transaction elsewhere has recorded is news to the broker here: it learns that the hold stands no longer.
+      if (handler !== undefined && isElsewhere(handler)) release([run])
+    },
+    abandoned: (run, end) => record(run, run.startedAt, inTime(end, run, now())),
+    freed: (queue) => {
+      const slots = queues.get(queue)
+      if (slots !== undefined) start(slots)
     }
-    if (slots !== undefined) start(slots)
   })
+
+  /** Takes the tasks that are too late out of those that were to start. */
+  const withoutLate = (slots: QueueSlots, taken: ReadonlyArray<ReadyTask>, at: number) =>
+    taken.filter((ready) => {
+      if (!isLate(ready, at)) return true
+      slots.putBack(at)
+      record(ready, undefined, { _tag: "Expired" })
+      return false
+    })
 
   let starting = false
   /** Starts what is ready. A handler that ends at once comes back here: the loop below goes on, the call returns. */
@@ -78,32 +109,25 @@ export const make = Effect.fnUntraced(function*(
     if (starting) return
     starting = true
     for (let at = now(), ready = slots.take(at); ready !== undefined; at = now(), ready = slots.take(at)) {
-      const { claimedAt, task, worker } = ready
-      const handler = handlers.get(task.name)
+      const handler = handlers.get(ready.task.name)
       if (handler === undefined) {
-        slots.free(at)
-        releasing(worker, [task])
-        continue
+        slots.putBack(at)
+        release([ready])
+      } else if (handler.batch !== undefined) {
+        const taken = [ready, ...slots.takeMore(ready.task.name, handler.batch.size - 1)]
+        const batch = withoutLate(slots, taken, at)
+        if (batch.length > 0) runner.startBatch(handler, handler.batch, batch, at)
+      } else if (isLate(ready, at)) {
+        withoutLate(slots, [ready], at)
+      } else {
+        runner.start(handler, ready, at)
       }
-      runner.start(handler, task, worker, at, task.waited + at - claimedAt)
     }
     starting = false
   }
 
-  const toRelease = yield* Queue.unbounded<{ readonly worker: string; readonly task: ClaimedTask }>()
-  /** Open while everything has been handed back. */
-  const released = yield* Latch.make(true)
-  let releases = 0
-  const releasing = (worker: string, tasks: ReadonlyArray<ClaimedTask>) => {
-    for (const task of tasks) {
-      releases++
-      released.closeUnsafe()
-      Queue.offerUnsafe(toRelease, { worker, task })
-    }
-  }
-
   const begin = (worker: string): ReadonlyArray<Want> => {
-    if (claiming !== undefined || worker !== identity) return []
+    if (claiming !== undefined || worker !== identity || recording.isBehind()) return []
     const at = now()
     const wanted: Array<Wanted> = []
     const wants: Array<Want> = []
@@ -122,90 +146,104 @@ export const make = Effect.fnUntraced(function*(
 
   const over = () => {
     claiming = undefined
+    cancelled.clear()
+    paused.clear()
     quiet.openUnsafe()
     signal.openUnsafe()
   }
 
-  const end = (worker: string, claimed: ReadonlyArray<ClaimedTask>) => {
+  /** Holds a claimed task ready, unless something came in between. */
+  const hold = (slots: QueueSlots, ready: ReadyTask) => {
+    if (cancelled.has(ready.task.id)) record(ready, undefined, { _tag: "Cancelled" })
+    else if (paused.has(slots.queue)) release([ready])
+    else slots.hold(ready)
+  }
+
+  const end = (worker: string, claimed: Claims) => {
     if (worker !== identity) {
       // The worker has stopped, or lost its lease, while the claim was under way.
-      releasing(worker, claimed)
+      releases.offer(worker, claimed.tasks)
       return over()
     }
     const at = now()
     const wanted = claiming ?? []
     for (const { calls, slots, want } of wanted) {
-      const tasks = wanted.length === 1 ? claimed : claimed.filter((task) => task.queue === slots.queue)
-      for (const task of tasks) slots.hold({ task, worker, claimedAt: at })
-      slots.claimed(want, calls, tasks)
+      const tasks = wanted.length === 1 ? claimed.tasks : claimed.tasks.filter((task) => task.queue === slots.queue)
+      for (const task of tasks) hold(slots, { task, worker, claimedAt: at })
+      slots.claimed(want, calls, tasks, claimed.again.get(slots.queue), at)
     }
     over()
-    rearm.openUnsafe()
+    dueTimes.rearm()
   }
 
   const startAll = () => {
     for (const slots of queues.values()) start(slots)
   }
 
-  /** Open while there may be claims of this worker that it knows nothing of. */
-  const suspicion = yield* Latch.make()
-  let suspectUntil = 0
-  const suspect = () => {
-    suspectUntil = now() + lateClaims
-    suspicion.openUnsafe()
+  const lostClaims = yield* LostClaims.make(broker, now, {
+    identity: () => identity,
+    quiet: quiet.await,
+    *known(): Iterable<Hold> {
+      for (const slots of queues.values()) for (const { task } of slots.heldReady()) yield task
+      for (const { task } of runner.running()) yield task
+      yield* recording.unrecorded()
+    }
+  })
+  const releases = yield* Releases.make(broker, lostClaims.suspect)
+  const release = (tasks: ReadonlyArray<ReadyTask>) => {
+    for (const { task, worker } of tasks) releases.offer(worker, [task])
   }
+  const dueTimes = yield* DueTimes.make(broker, now, {
+    queues,
+    claiming: () => identity !== undefined,
+    call: () => signal.openUnsafe(),
+    release
+  })
+
   const abort = () => {
-    suspect()
+    lostClaims.suspect()
     over()
   }
 
-  /** Hands back what is held under this worker's identity without anybody here knowing. */
-  const reconcile = (worker: string) =>
-    attemptOnce(
-      Effect.gen(function*() {
-        const holds = yield* broker.holds(worker)
-        // What a claim brings that was under way meanwhile is known when it ends.
-        yield* quiet.await
-        const known = new Set<string>()
-        const know = ({ fence, id }: Hold) => known.add(`${id} ${fence}`)
-        for (const slots of queues.values()) for (const { task } of slots.heldReady()) know(task)
-        for (const { task } of runner.running()) know(task)
-        for (const one of unrecorded()) know(one)
-        const unknown = holds.filter(({ fence, id }) => !known.has(`${id} ${fence}`))
-        if (unknown.length === 0) return
-        yield* broker.release(worker, unknown)
-        yield* Effect.annotateLogs(Effect.logWarning("claims whose answer was lost are handed back"), {
-          claims: unknown.length
-        })
-      }),
-      notHandedBack
-    )
+  const claims: Claiming = { begin, end, abort, call: () => signal.openUnsafe() }
 
-  const reconcileLoop = Effect.gen(function*() {
-    yield* suspicion.await
-    while (now() < suspectUntil) {
-      if (identity !== undefined) yield* reconcile(identity)
-      yield* Effect.sleep(Duration.millis(pollFloor * (0.8 + 0.4 * (yield* Random.next))))
+  /** Interrupts those of these tasks that run, and ends those that are held ready. */
+  const cancel = (ids: ReadonlyArray<string>) => {
+    const wanted = new Set(ids)
+    if (claiming !== undefined) { for (const id of wanted) cancelled.add(id) }
+    for (const slots of queues.values()) {
+      for (const ready of slots.drop(({ id }) => wanted.has(id))) record(ready, undefined, { _tag: "Cancelled" })
     }
-    suspicion.closeUnsafe()
-  }).pipe(Effect.forever)
+    runner.interrupt(({ task }) => wanted.has(task.id), "Cancelled")
+  }
 
-  const claims: Claims = { begin, end, abort, call: () => signal.openUnsafe() }
+  /** Hands back what is held ready of a queue. */
+  const pause = (queue: string) => {
+    if (claiming !== undefined) paused.add(queue)
+    release(queues.get(queue)?.drop(() => true) ?? [])
+  }
+
+  const sent = ({ dueIn, priority, queue }: Extract<WakeUp, { readonly _tag: "Sent" }>) => {
+    const slots = queues.get(queue)
+    if (slots === undefined) return
+    if (dueIn <= 0) {
+      slots.call(priority)
+      signal.openUnsafe()
+    } else {
+      dueTimes.lookAt(now() + dueIn)
+    }
+  }
 
   const wake = (wakeUp: WakeUp) => {
-    if (wakeUp._tag === "LookAgain") {
-      dueAt = 0
-      rearm.openUnsafe()
-      return
-    }
-    const slots = queues.get(wakeUp.queue)
-    if (slots === undefined) return
-    if (wakeUp.dueIn <= 0) {
-      slots.call()
-      signal.openUnsafe()
-    } else if (now() + wakeUp.dueIn < dueAt) {
-      dueAt = now() + wakeUp.dueIn
-      rearm.openUnsafe()
+    switch (wakeUp._tag) {
+      case "Sent":
+        return sent(wakeUp)
+      case "Cancel":
+        return cancel(wakeUp.ids)
+      case "Paused":
+        return pause(wakeUp.queue)
+      case "LookAgain":
+        return dueTimes.lookNow()
     }
   }
 
@@ -236,105 +274,71 @@ export const make = Effect.fnUntraced(function*(
     }
   })
 
-  const holdsReady = () => [...queues.values()].some((slots) => slots.heldReady().length > 0)
-
-  /** Hands back what was claimed ahead and would start sooner elsewhere. */
-  const shed = () => {
-    for (const slots of queues.values()) {
-      for (const { task, worker } of slots.shed(now())) releasing(worker, [task])
-    }
-  }
-
-  /** Promotes what has become due, and looks at everything once per floor. */
-  const dueLoop = Effect.gen(function*() {
-    let pollAt = 0
-    let failures = 0
-    while (true) {
-      rearm.closeUnsafe()
-      shed()
-      const wait = Math.min(Math.min(dueAt, pollAt) - now(), holdsReady() ? shedInterval : Number.POSITIVE_INFINITY)
-      if (wait > 0) {
-        // Whole milliseconds: a timer that fires a fraction too early would only come back here.
-        yield* Effect.raceFirst(Effect.sleep(Duration.millis(Math.ceil(wait))), rearm.await)
-        continue
-      }
-      const at = now()
-      if (at >= pollAt) pollAt = at + pollFloor * (0.8 + 0.4 * (yield* Random.next))
-      // Set before the look, so that a wake-up during it can still lower it.
-      dueAt = Number.POSITIVE_INFINITY
-      if (queues.size === 0 || identity === undefined) continue
-      const next = yield* attempt(broker.promote([...queues.keys()]))
-      if (next._tag === "Success") {
-        failures = 0
-        if (next.success !== undefined) dueAt = Math.min(dueAt, now() + next.success)
-        for (const slots of queues.values()) slots.call()
-        signal.openUnsafe()
-      } else {
-        yield* Effect.annotateLogs(Effect.logWarning("look for due tasks failed"), next.failure.annotations)
-        dueAt = Math.min(dueAt, now() + Duration.toMillis(yield* backoff(failures++)))
-      }
-    }
-  })
-
-  const releaseLoop = Effect.gen(function*() {
-    const batch = yield* Queue.takeBetween(toRelease, 1, 1000)
-    for (const worker of new Set(batch.map((one) => one.worker))) {
-      const holds = batch.filter((one) => one.worker === worker).map((one) => one.task)
-      if (!(yield* attemptOnce(broker.release(worker, holds), notHandedBack))) suspect()
-    }
-    releases -= batch.length
-    if (releases === 0) released.openUnsafe()
-  }).pipe(Effect.forever)
-
   const wakeUps = yield* broker.wakeUps
-  yield* Effect.forkScoped(Effect.forever(Effect.map(Queue.take(wakeUps), wake)))
-  yield* Effect.forkScoped(claimLoop)
-  yield* Effect.forkScoped(dueLoop)
-  yield* Effect.forkScoped(releaseLoop)
-  yield* Effect.forkScoped(reconcileLoop)
+  const loops: ReadonlyArray<Fiber.Fiber<unknown>> = [
+    yield* Effect.forkScoped(Effect.forever(Effect.map(Queue.take(wakeUps), wake))),
+    yield* Effect.forkScoped(claimLoop)
+  ]
 
   return {
     claims,
     runner,
+    cancel,
     /** Claims under this identity from now on; under none until there is a new one. */
     identify: (worker: string | undefined) => {
-      identity = worker
-      if (worker === undefined) return
+      identity = stopped ? undefined : worker
+      if (identity === undefined) return
       for (const slots of queues.values()) slots.call()
-      dueAt = 0
-      rearm.openUnsafe()
+      dueTimes.lookNow()
       signal.openUnsafe()
     },
-    /** Stops claiming, and succeeds once what a claim under way has brought is handed back. */
+    /** Stops claiming for good, and succeeds once whatever has not started is handed back. */
     stop: Effect.suspend(() => {
       const worker = identity
       identity = undefined
-      const handedBack = Effect.andThen(quiet.await, released.await)
-      return worker === undefined || now() >= suspectUntil ? handedBack : Effect.andThen(handedBack, reconcile(worker))
+      stopped = true
+      for (const slots of queues.values()) release(slots.drop(() => true))
+      const handedBack = Effect.andThen(quiet.await, releases.done)
+      return worker === undefined || !lostClaims.suspected()
+        ? handedBack
+        : Effect.andThen(handedBack, lostClaims.reconcile(worker))
     }),
-    /** Whether the worker serves the queue of this handler. */
-    add: (handler: Handler): boolean => {
-      const concurrency = options.queues === undefined ? options.concurrency : options.queues.get(handler.queue)
+    /**
+     * Whether the worker serves the queue of this handler. The first handler of a queue says how many processes share its
+     * slots.
+     */
+    add: (handler: Handler, processes = 1): boolean => {
+      const { name, queue } = handler.definition
+      const concurrency = options.queues === undefined ? options.concurrency : options.queues.get(queue)
       if (concurrency === undefined) return false
-      handlers.set(handler.name, handler)
-      let slots = queues.get(handler.queue)
-      if (slots === undefined) queues.set(handler.queue, slots = new QueueSlots(handler.queue, concurrency))
-      slots.names.add(handler.name)
-      slots.call()
-      dueAt = 0
-      rearm.openUnsafe()
+      handlers.set(name, handler)
+      let slots = queues.get(queue)
+      if (slots === undefined) queues.set(queue, slots = new QueueSlots(queue, concurrency * processes))
+      slots.handle(handler.definition)
+      dueTimes.lookNow()
       signal.openUnsafe()
       return true
     },
     has: (name: string) => handlers.has(name),
+    /** Whether everything that has to go on for ever does. */
+    isRunning: () => loops.every((fiber) => fiber.pollUnsafe() === undefined),
+    occupancy: (): ReadonlyArray<QueueOccupancy> =>
+      [...queues.values()].map((slots) => ({
+        queue: slots.queue,
+        concurrency: slots.concurrency,
+        running: slots.running,
+        claimed: slots.heldReady().length
+      })),
+    definitions: (): ReadonlyArray<Definition> => [...handlers.values()].map(({ definition }) => definition),
     /** Stops claims for a name. Succeeds with what was held ready for it. */
-    remove: (handler: Handler): ReadonlyArray<ClaimedTask> => {
-      handlers.delete(handler.name)
-      const slots = queues.get(handler.queue)
-      slots?.names.delete(handler.name)
-      return slots?.drop((task) => task.name === handler.name) ?? []
+    remove: ({ definition }: Handler): ReadonlyArray<Hold> => {
+      handlers.delete(definition.name)
+      const slots = queues.get(definition.queue)
+      slots?.unhandle(definition.name)
+      return slots?.drop(({ name }) => name === definition.name).map(({ task }) => task) ?? []
     },
     /** Takes back everything that is held ready. */
-    drop: (): ReadonlyArray<ClaimedTask> => [...queues.values()].flatMap((slots) => slots.drop(() => true))
+    drop: (): ReadonlyArray<Hold> =>
+      [...queues.values()].flatMap((slots) => slots.drop(() => true)).map(({ task }) => task)
   }
 })

@@ -8,11 +8,13 @@
 import * as SecureRandom from "effect/crypto/SecureRandom"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import type * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import * as Random from "effect/Random"
-import { type Broker, BrokerError, type Hold, Unavailable, type WorkerStart } from "../Broker.ts"
+import { type Broker, BrokerError, type Hold, Unavailable, type WorkerSnapshot, type WorkerStart } from "../Broker.ts"
 import { attempt, attemptOnce, backoff } from "./attempt.ts"
 import { notHandedBack } from "./messages.ts"
+import { heartbeatsPerSnapshot } from "./Snapshots.ts"
 
 /** The part of the lease that is left to interrupt handlers in. */
 const margin = 0.1
@@ -22,11 +24,14 @@ export interface Options {
   readonly lease: number
   readonly describe: () => Omit<WorkerStart, "id" | "lease">
   readonly running: () => ReadonlyArray<Hold>
+  readonly snapshot: () => WorkerSnapshot
   /** The worker has this identity from now on. */
   readonly onIdentity: (worker: string) => void
   /** Waits until everything that has ended is recorded. */
   readonly flushed: Effect.Effect<void>
-  /** The identity cannot be proven alive any more: interrupt everything. Succeeds with the holds that are left. */
+  /** Somebody wants these tasks cancelled. */
+  readonly onCancel: (ids: ReadonlyArray<string>) => void
+  /** The identity cannot be proven alive any more: interrupt everything. Succeeds with the holds that have not started. */
   readonly onLost: Effect.Effect<ReadonlyArray<Hold>>
 }
 
@@ -39,6 +44,7 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
   let recoverFrom = Number.NEGATIVE_INFINITY
   const lost = yield* Latch.make()
   let stopped = false
+  let beats = 0
   // Below the interval: a heartbeat that hangs must not stand in the way of the next.
   const deadline = Duration.millis(options.heartbeatInterval * 0.75)
 
@@ -52,7 +58,8 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
   const beat = Effect.gen(function*() {
     const sentAt = now()
     const worker = identity
-    const result = yield* broker.heartbeat(worker, options.running()).pipe(
+    const snapshot = beats++ % heartbeatsPerSnapshot === 0 ? options.snapshot() : undefined
+    const result = yield* broker.heartbeat(worker, options.running(), snapshot).pipe(
       Effect.timeoutOrElse({ duration: deadline, orElse: () => Effect.fail(unanswered) }),
       attempt
     )
@@ -60,8 +67,9 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
     if (result._tag === "Failure") {
       recoverFrom = now() + options.lease
       yield* Effect.annotateLogs(Effect.logWarning("heartbeat failed"), result.failure.annotations)
-    } else if (result.success) {
+    } else if (result.success.alive) {
       provenAt = sentAt
+      if (result.success.cancelling.length > 0) options.onCancel(result.success.cancelling)
     } else {
       lost.openUnsafe()
     }
@@ -87,7 +95,7 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
       }
       lost.closeUnsafe()
       recoverFrom = now() + options.lease
-      // Holds that nobody has taken yet are handed back: an outage is not a loss.
+      // What nobody has taken yet is handed back: an outage is not a loss.
       // The old identity is forgotten only when what ended under it is recorded: holds of the unknown count as lost.
       yield* attemptOnce(
         broker.release(before, holds).pipe(
@@ -124,7 +132,7 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
   const every = (effect: Effect.Effect<void>) => Effect.forever(Effect.andThen(pause(0), effect))
 
   /** One that has hung until its deadline is followed by the next at once. */
-  const beats = Effect.gen(function*() {
+  const beating = Effect.gen(function*() {
     let sentAt = now()
     while (true) {
       yield* pause(now() - sentAt)
@@ -133,18 +141,50 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
     }
   })
 
+  /** Open while this worker handles more than it has made known. */
+  const more = yield* Latch.make()
+  /** Open while no handlers are being made known. */
+  const announced = yield* Latch.make(true)
+
+  /** Makes known what came later. It proves nothing: only a heartbeat says whether the worker was declared dead. */
+  const announce = Effect.gen(function*() {
+    yield* more.await
+    more.closeUnsafe()
+    if (stopped) return
+    announced.closeUnsafe()
+    const result = yield* attempt(broker.register({ ...options.describe(), id: identity, lease: options.lease }))
+    announced.openUnsafe()
+    if (result._tag === "Success") return
+    yield* Effect.annotateLogs(Effect.logWarning("handlers not made known yet"), result.failure.annotations)
+    yield* Effect.sleep(Duration.millis(options.heartbeatInterval))
+    more.openUnsafe()
+  })
+
   yield* register(identity)
   options.onIdentity(identity)
   // Apart from each other: a heartbeat that hangs must not keep the watch from noticing.
-  yield* Effect.forkScoped(beats)
-  yield* Effect.forkScoped(watch)
-  yield* Effect.forkScoped(Effect.andThen(recover, every(recover)))
+  const loops: ReadonlyArray<Fiber.Fiber<unknown, unknown>> = [
+    yield* Effect.forkScoped(beating),
+    yield* Effect.forkScoped(watch),
+    yield* Effect.forkScoped(Effect.forever(announce)),
+    yield* Effect.forkScoped(Effect.andThen(recover, every(recover)))
+  ]
 
   return {
     identity: () => identity,
-    /** What a heartbeat under way has to say is of no interest any more: the worker is about to forget itself. */
-    stop: () => {
+    /** Milliseconds for which the worker has proven itself alive; 0 when it cannot. */
+    leaseLeft: () => Math.max(0, provenAt + options.lease - now()),
+    /** Whether everything that has to go on for ever does. */
+    isRunning: () => loops.every((fiber) => fiber.pollUnsafe() === undefined),
+    /** Handlers were added. */
+    announce: () => more.openUnsafe(),
+    /**
+     * What a heartbeat under way has to say is of no interest any more: the worker is about to forget itself. Waits until
+     * nothing is under way that would make it known once more.
+     */
+    stop: Effect.suspend(() => {
       stopped = true
-    }
+      return announced.await
+    })
   }
 })

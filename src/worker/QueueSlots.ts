@@ -1,5 +1,5 @@
 /** One queue of a worker: how many tasks it may run, what it holds ready, and what it wants next. */
-import type { ClaimedTask, Want } from "../Broker.ts"
+import { type ClaimedTask, type Handled, lowestPriority, type Want } from "../Broker.ts"
 
 /** Claimed ahead is what the slots are expected to run within this time, in milliseconds. */
 const horizon = 20
@@ -18,18 +18,38 @@ export interface ReadyTask {
   readonly claimedAt: number
 }
 
+/** What may be held ready of payloads together, in characters. */
+const mostCharacters = 16_000_000
+
+/** A task that was lost before goes first: it was claimed for the next free slot. Then the order inside a queue. */
+const isMoreUrgent = (a: ReadyTask, b: ReadyTask) =>
+  a.task.losses > 0 !== b.task.losses > 0
+    ? a.task.losses > 0
+    : a.task.priority !== b.task.priority
+    ? a.task.priority < b.task.priority
+    : a.claimedAt - a.task.waited < b.claimedAt - b.task.waited
+
+/** Keys take turns: their tasks keep the order in which they were claimed. */
+const overtakes = (a: ReadyTask, b: ReadyTask) =>
+  a.task.concurrencyKey === undefined && b.task.concurrencyKey === undefined && isMoreUrgent(a, b)
+
 export class QueueSlots {
   readonly queue: string
   readonly concurrency: number
-  /** Names with a handler. */
-  readonly names = new Set<string>()
   running = 0
+  /** When to look again although nothing has called, by the monotonic clock. */
+  againAt = Number.POSITIVE_INFINITY
+  private handles: ReadonlyArray<Handled> = []
   private ready: Array<ReadyTask> = []
   private next = 0
   /** Whether there may be something to claim. */
   private hungry = true
   /** Whether there may be something to claim ahead. */
   private hungryAhead = true
+  /** Whether there may be something more urgent than what is held ready. */
+  private urgent = false
+  /** Characters of a payload: of the largest lately, on average over a claim. */
+  private size = 0
   /** Raised whenever something may have come, so that a claim under way does not overlook it. */
   private calls = 0
   /** Tasks per millisecond while any is running; smoothed. */
@@ -43,42 +63,78 @@ export class QueueSlots {
     this.concurrency = concurrency
   }
 
-  /** There may be something to claim. */
-  call() {
+  /** Claims this from now on. */
+  handle(handled: Handled) {
+    this.handles = [...this.handles, { name: handled.name, version: handled.version }]
+    this.call()
+  }
+
+  /** Claims this no more. */
+  unhandle(name: string) {
+    this.handles = this.handles.filter((handled) => handled.name !== name)
+  }
+
+  /** There may be something to claim, of this priority for all that is known. */
+  call(priority = lowestPriority) {
     this.hungry = true
     this.hungryAhead = true
     this.calls++
+    const last = this.ready.at(-1)
+    if (last !== undefined && priority < last.task.priority) this.urgent = true
   }
 
   /**
    * What to claim now, if anything. A refill of what is held ready is only worth a claim when half of it is gone; an
-   * idle slot always is.
+   * idle slot always is, and so is what may be more urgent.
    */
   want(now: number): { readonly want: Want; readonly calls: number } | undefined {
-    if (!this.hungry || this.names.size === 0) return undefined
+    if (!this.hungry || this.handles.length === 0) return undefined
     const held = this.running + this.ready.length - this.next
     const slots = Math.min(mostClaimed, Math.max(0, this.concurrency - held))
     const target = this.target(now)
-    const missing = Math.max(0, this.concurrency + target - held - slots)
-    const ahead = Math.min(missing, mostClaimed - slots)
-    if (slots === 0 && (!this.hungryAhead || missing * 2 < target)) return undefined
+    const missing = Math.max(this.urgent ? this.concurrency : 0, this.concurrency + target - held - slots)
+    const ahead = Math.min(missing, mostClaimed - slots, Math.floor(mostCharacters / Math.max(1, this.size)))
+    if (slots === 0 && (!this.hungryAhead || !this.urgent && missing * 2 < target)) return undefined
+    this.urgent = false
     return slots + ahead === 0
       ? undefined
-      : { want: { queue: this.queue, names: [...this.names], slots, ahead }, calls: this.calls }
+      : { want: { queue: this.queue, handles: this.handles, slots, ahead }, calls: this.calls }
   }
 
   /**
-   * Learns from a claim whether anything is left, unless something has called since. Tasks that were lost before go into
-   * slots only: a claim whose slots they filled, or that had none, has not seen the end of them.
+   * Learns from a claim whether anything is left, unless something has called since: by what the broker says, in
+   * milliseconds after which to look `again`, else by what it gave. Tasks that were lost before go into slots, and one at
+   * most ahead: a claim whose slots they filled, or that had none, has not seen the end of them.
    */
-  claimed(want: Want, calls: number, tasks: ReadonlyArray<ClaimedTask>) {
+  claimed(want: Want, calls: number, tasks: ReadonlyArray<ClaimedTask>, again: number | undefined, now: number) {
+    if (again !== undefined && again > 0) this.againAt = now + again
+    if (tasks.length > 0) {
+      let characters = 0
+      for (const { payload } of tasks) characters += payload.length
+      this.size = Math.max(characters / tasks.length, this.size * 0.9)
+    }
     if (calls !== this.calls || tasks.length >= want.slots + want.ahead) return
     this.hungryAhead = false
+    // A queue that gives nothing ahead may all the same have something for the next free slot.
+    if (again === 0) return
     if (tasks.filter((task) => task.losses > 0).length < want.slots) this.hungry = false
   }
 
+  /** Holds a task ready, in the order in which tasks start. */
   hold(task: ReadyTask) {
-    this.ready.push(task)
+    const last = this.ready.at(-1)
+    if (last === undefined || this.next === this.ready.length || !overtakes(task, last)) {
+      this.ready.push(task)
+      return
+    }
+    let low = this.next
+    let high = this.ready.length
+    while (low < high) {
+      const middle = (low + high) >> 1
+      if (isMoreUrgent(task, this.ready[middle]!)) high = middle
+      else low = middle + 1
+    }
+    this.ready.splice(low, 0, task)
   }
 
   /** The next task to start, if a slot is free. */
@@ -94,10 +150,44 @@ export class QueueSlots {
     return task
   }
 
+  /** More tasks of one name to start together with one that was taken, as many as slots are free. */
+  takeMore(name: string, most: number): ReadonlyArray<ReadyTask> {
+    const free = Math.min(most, this.concurrency - this.running)
+    if (free <= 0 || this.next === this.ready.length) return []
+    const taken: Array<ReadyTask> = []
+    const rest: Array<ReadyTask> = []
+    for (let i = this.next; i < this.ready.length; i++) {
+      const ready = this.ready[i]!
+      ;(taken.length < free && ready.task.name === name ? taken : rest).push(ready)
+    }
+    this.ready = rest
+    this.next = 0
+    this.running += taken.length
+    return taken
+  }
+
   /** A run has ended. */
   free(now: number) {
     this.ended++
+    this.putBack(now)
+  }
+
+  /** Whether there is nothing to do. */
+  isIdle(): boolean {
+    return this.running === 0 && this.next === this.ready.length
+  }
+
+  /** What was taken has not been started. */
+  putBack(now: number) {
     if (--this.running === 0) this.busy += now - this.busySince
+  }
+
+  /** Looks again once the time that the broker gave has come. Whether it has. */
+  lookAgain(now: number): boolean {
+    if (now < this.againAt) return false
+    this.againAt = Number.POSITIVE_INFINITY
+    this.call()
+    return true
   }
 
   /** What is held ready and has not started. */
@@ -110,9 +200,8 @@ export class QueueSlots {
    * horizon, others would be sooner.
    */
   shed(now: number): ReadonlyArray<ReadyTask> {
-    const oldest = this.ready[this.next]
-    if (oldest === undefined || now - oldest.claimedAt < horizon * 10) return []
     const shed = this.ready.slice(this.next)
+    if (!shed.some(({ claimedAt }) => now - claimedAt >= horizon * 10)) return []
     this.ready = []
     this.next = 0
     this.rate = 0
@@ -123,12 +212,12 @@ export class QueueSlots {
   }
 
   /** Takes back what is held ready and has not started. */
-  drop(which: (task: ClaimedTask) => boolean): ReadonlyArray<ClaimedTask> {
+  drop(which: (task: ClaimedTask) => boolean): ReadonlyArray<ReadyTask> {
+    if (this.next === this.ready.length) return []
     const rest = this.ready.slice(this.next)
-    const dropped = rest.filter(({ task }) => which(task))
     this.ready = rest.filter(({ task }) => !which(task))
     this.next = 0
-    return dropped.map(({ task }) => task)
+    return rest.filter(({ task }) => which(task))
   }
 
   private target(now: number): number {

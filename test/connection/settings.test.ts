@@ -124,6 +124,20 @@ const rows: ReadonlyArray<{
     given: false
   },
   {
+    options: { transactionalPoolSize: 4 },
+    env: { HORSIES_TRANSACTIONAL_POOL_SIZE: "4" },
+    shows: (config) => config.transactionalPoolSize,
+    byDefault: 10,
+    given: 4
+  },
+  {
+    options: { retention: "1 day" },
+    env: { HORSIES_RETENTION: "86400" },
+    shows: ({ retention }) => retention,
+    byDefault: 7 * 86_400_000,
+    given: 86_400_000
+  },
+  {
     options: { poolRecycle: "1 hour" },
     env: { HORSIES_POOL_RECYCLE: "3600" },
     shows: ({ poolRecycle }) => poolRecycle,
@@ -265,6 +279,8 @@ describe("a setting", () => {
           connectTimeout: 0,
           statementTimeout: 0,
           lockTimeout: 0,
+          transactionalPoolSize: 0,
+          retention: 0,
           ssl: 0,
           migrate: 0
         } satisfies Record<keyof PostgresConfig.Options, 0>

@@ -1,19 +1,23 @@
 import * as Layer from "effect/Layer"
 import * as PostgresBroker from "../../src/PostgresBroker.ts"
-import { brokerContract } from "./brokerContract.ts"
+import { brokerContract } from "../../src/testing/contract.ts"
 import * as PostgresHarness from "./postgresHarness.ts"
 
 brokerContract(
   "PostgresBroker",
-  PostgresBroker.layer.pipe(Layer.provideMerge(PostgresHarness.layer)),
-  { excludeTestServices: true }
+  PostgresHarness.transactional.pipe(
+    Layer.provideMerge(PostgresBroker.layer),
+    Layer.provideMerge(PostgresHarness.layer)
+  ),
+  { excludeTestServices: true, transactions: true }
 )
 
 brokerContract(
   "PostgresBroker over an application's client, without a session",
-  PostgresBroker.layerSqlClient().pipe(
+  PostgresHarness.transactional.pipe(
+    Layer.provideMerge(PostgresBroker.layerSqlClient()),
     Layer.provide(PostgresHarness.application),
     Layer.provideMerge(PostgresHarness.layer)
   ),
-  { excludeTestServices: true }
+  { excludeTestServices: true, transactions: true }
 )

@@ -3,26 +3,12 @@ import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import { SqlClient } from "effect/sql/SqlClient"
 import * as String from "effect/String"
-import * as PostgresConfig from "../../src/PostgresConfig.ts"
-import * as SchemaInitializer from "../../src/schema/SchemaInitializer.ts"
+import * as DatabaseClock from "../../src/testing/DatabaseClock.ts"
+import * as TestBroker from "../support/TestBroker.ts"
 import { TestDatabase } from "../support/TestDatabase.ts"
 import { Harness } from "./Harness.ts"
-
-/**
- * The broker asks `horsies_now()` for the time, so that is what the tests replace. Recovery also asks how long the
- * server has been up: an unqualified name, so a search path that puts the system's functions second replaces it too.
- */
-const movableClock = [
-  `create table test_clock (shift interval not null)`,
-  `insert into test_clock values ('0')`,
-  `create or replace function horsies_now() returns timestamptz language sql stable parallel safe
-  as 'select statement_timestamp() + (select shift from test_clock)'`,
-  `create table test_server (started_at timestamptz not null)`,
-  `insert into test_server values ('-infinity')`,
-  `create function pg_postmaster_start_time() returns timestamptz language sql stable
-  as 'select started_at from public.test_server'`
-]
 
 /** The client of the tests themselves. */
 export class TestSql extends Context.Service<TestSql, PgClient.PgClient>()(
@@ -32,35 +18,27 @@ export class TestSql extends Context.Service<TestSql, PgClient.PgClient>()(
 const client = Layer.effect(
   TestSql,
   Effect.gen(function*() {
-    const { name, url } = yield* TestDatabase
+    const { url } = yield* TestDatabase
+    // Its connections find the clock of the database by its search path, so that has to be there.
+    yield* DatabaseClock.DatabaseClock
     const context = yield* Layer.build(PgClient.layer({ url, maxConnections: 5 }))
-    const sql = Context.get(context, PgClient.PgClient)
-    yield* Effect.provide(SchemaInitializer.initialize({ schema: "public", migrate: true }), context)
-    for (const statement of movableClock) yield* sql.unsafe(statement)
-    // For the connections to come.
-    yield* sql.unsafe(`alter database ${name} set search_path = public, pg_catalog`)
-    return sql
+    return Context.get(context, PgClient.PgClient)
   })
 )
 
 const harness = Layer.effect(
   Harness,
-  Effect.map(TestSql, (sql) => ({
-    advance: (millis: number) =>
-      Effect.orDie(Effect.asVoid(sql`update test_clock set shift = shift + ${millis} * interval '1 millisecond'`)),
-    now: Effect.orDie(Effect.map(
-      sql<{ readonly now: number }>`select (extract(epoch from horsies_now()) * 1000)::float8 as now`,
-      ([row]) => row!.now
-    ))
+  Effect.map(DatabaseClock.DatabaseClock, (clock) => ({
+    advance: (millis: number) => Effect.orDie(clock.move(millis)),
+    now: Effect.orDie(clock.now)
   }))
 )
 
 /** The database, its clock, and the settings of brokers over it. */
-export const layer = Layer.mergeAll(
-  harness,
-  Layer.unwrap(Effect.map(TestDatabase, ({ url }) => PostgresConfig.layer({ databaseUrl: url })))
-).pipe(
+export const layer = harness.pipe(
   Layer.provideMerge(client),
+  Layer.provideMerge(DatabaseClock.layer),
+  Layer.provideMerge(TestBroker.config),
   Layer.provideMerge(TestDatabase.layer)
 )
 
@@ -73,3 +51,24 @@ export const application = Layer.unwrap(Effect.map(TestDatabase, ({ url }) =>
     transformQueryNames: String.camelToSnake,
     transformResultNames: String.snakeToCamel
   })))
+
+/** The harness with a table of its own, written through the client of the broker. */
+export const transactional = Layer.effect(
+  Harness,
+  Effect.gen(function*() {
+    const harness = yield* Harness
+    const sql = yield* SqlClient
+    const observer = yield* TestSql
+    yield* observer`create table test_markers (written_at timestamptz not null default now())`
+    return {
+      ...harness,
+      transactional: {
+        write: Effect.orDie(Effect.asVoid(sql`insert into test_markers default values`)),
+        count: Effect.orDie(Effect.map(
+          observer<{ readonly count: number }>`select count(*)::int4 as count from test_markers`,
+          ([row]) => row!.count
+        ))
+      }
+    }
+  })
+)

@@ -7,10 +7,10 @@ import * as Layer from "effect/Layer"
 import type * as Redacted from "effect/Redacted"
 import { BeginTransaction, SqlClient } from "effect/sql/SqlClient"
 import * as Stream from "effect/Stream"
-import { Broker } from "../../src/Broker.ts"
+import { Broker, noTransactions } from "../../src/Broker.ts"
 import * as PostgresBroker from "../../src/PostgresBroker.ts"
 import * as PostgresConfig from "../../src/PostgresConfig.ts"
-import { brokerContract } from "../contract/brokerContract.ts"
+import { brokerContract } from "../../src/testing/contract.ts"
 import * as PostgresHarness from "../contract/postgresHarness.ts"
 import * as PgBouncer from "../support/PgBouncer.ts"
 import { TestDatabase } from "../support/TestDatabase.ts"
@@ -45,16 +45,29 @@ const noneNamed = Layer.effectDiscard(Effect.gen(function*() {
   )
 }))
 
-for (const poolSize of [20, 1]) {
+/** The one connection of a pool would be taken by the transaction of a handler. */
+const withoutTransactions = Layer.effect(
+  Broker,
+  Broker.useSync((broker) => ({
+    ...broker,
+    transactional: Effect.succeed(false),
+    transact: () => Effect.fail(noTransactions)
+  }))
+)
+
+for (const [poolSize, transactions] of [[20, true], [1, false]] as const) {
+  const pooled = PostgresBroker.layer.pipe(
+    Layer.provide(poolSize === 1 ? noneNamed : Layer.empty),
+    Layer.provide(settings)
+  )
   brokerContract(
     `PostgresBroker through PgBouncer in transaction mode, pool size ${poolSize}`,
-    PostgresBroker.layer.pipe(
-      Layer.provide(poolSize === 1 ? noneNamed : Layer.empty),
-      Layer.provide(settings),
+    PostgresHarness.transactional.pipe(
+      Layer.provideMerge(transactions ? pooled : Layer.provideMerge(withoutTransactions, pooled)),
       Layer.provide(PgBouncer.PgBouncer.layer({ poolMode: "transaction", poolSize })),
       Layer.provideMerge(PostgresHarness.layer)
     ),
-    { excludeTestServices: true }
+    { excludeTestServices: true, transactions }
   )
 }
 

@@ -47,7 +47,7 @@ const some = (count: number, queue: string): ReadonlyArray<NewTask> =>
 layer(PostgresBroker.layer.pipe(Layer.provideMerge(PostgresHarness.layer)), { excludeTestServices: true })(
   "while a claim has not been committed",
   (it) => {
-    const cases: Readonly<Record<string, Partial<Want>>> = {
+    const cases: Readonly<Record<string, Parameters<typeof want>[1] & { readonly slots: number }>> = {
       "a claim over one name": { names: ["a"], slots: 7 },
       "a claim over several names": { names, slots: 7 },
       "a claim ahead": { names, slots: 2, ahead: 9 }
@@ -61,7 +61,7 @@ layer(PostgresBroker.layer.pipe(Layer.provideMerge(PostgresHarness.layer)), { ex
           const [one, two] = [yield* startWorker, yield* startWorker]
           yield* holding(one, want(queue, wants), (taken) =>
             Effect.gen(function*() {
-              assert.lengthOf(taken, (wants.slots ?? 0) + (wants.ahead ?? 0))
+              assert.lengthOf(taken, wants.slots + (wants.ahead ?? 0))
               // Lane by lane: over several names a claim looks first and locks then, and takes fewer when others were there.
               const rest: Array<string> = []
               for (const name of names) rest.push(...ids(yield* claim(two, want(queue, { names: [name] }))))

@@ -45,11 +45,18 @@ const fill = (rows: number) =>
             (array['a', 'b', 'c'])[1 + i % 3], 'null'
           from generate_series(1, ${rows}::int) i`,
         sql`insert into horsies_tasks (id, run_at, sent_at, priority, due, queue, name, payload)
-          select gen_random_uuid(), now() + i * interval '1 second', now(), 1, false, 'q', 'a', 'null'
+          select gen_random_uuid(), now() + interval '1 hour' + i * interval '1 second', now(), 1, false, 'q', 'a', 'null'
           from generate_series(1, ${rows}::int) i`,
         sql`insert into horsies_tasks (id, run_at, sent_at, priority, due, queue, name, payload, state, worker)
           select gen_random_uuid(), now(), now(), 1, true, 'held', 'a', 'null', 'CLAIMED', ${uuid()}::uuid
-          from generate_series(1, ${Math.min(rows, 100)}::int) i`
+          from generate_series(1, ${Math.min(rows, 100)}::int) i`,
+        // One key with most of the tasks, and fifty with a few.
+        ...["keyed", "limited"].map((queue) =>
+          sql`insert into horsies_tasks (id, run_at, sent_at, priority, due, queue, name, payload, concurrency_key)
+          select gen_random_uuid(), now(), now(), 1, true, ${queue}, 'a', 'null',
+            case when i % 100 < 50 then 'hot' else 'key ' || i % 100 end
+          from generate_series(1, ${rows}::int) i`
+        )
       ],
       (statement) => statement
     )
@@ -62,13 +69,20 @@ const hotPath = Effect.gen(function*() {
   const one = yield* reading(claim(worker, want("q", { names: ["a"], slots: 80, ahead: 20 })))
   const several = yield* reading(claim(worker, want("q", { names, slots: 100 })))
   const nothing = yield* reading(claim(worker, want("q", { names: ["unknown"] }), want("empty", { names })))
+  yield* broker.configureQueue("limited", { limits: { concurrency: 1000, perKey: { concurrency: 20 } } })
+  const keyed = yield* reading(claim(worker, want("keyed", { names: ["a"], slots: 100, ahead: 400 })))
+  // The first claim learns that the queue has limits.
+  yield* claim(worker, want("limited", { names: ["a"], slots: 1 }))
+  const limited = yield* reading(claim(worker, want("limited", { names: ["a"], slots: 100 })))
   const third = (part: number) => one.result.filter((_, i) => i % 3 === part)
   return {
     one,
     several,
     nothing,
+    keyed,
+    limited,
     finished: yield* reading(finish(worker, ...third(0).map((task) => ended(task, failed())))),
-    retried: yield* reading(finish(worker, ...third(1).map((task) => ended(task, retry(1000))))),
+    retried: yield* reading(finish(worker, ...third(1).map((task) => ended(task, retry(3_600_000))))),
     released: yield* reading(broker.release(worker, third(2))),
     fused: yield* reading(broker.finish(
       worker,
@@ -99,7 +113,7 @@ for (const prepare of [true, false]) {
             for (const [step, { scanned }] of Object.entries(steps)) {
               assert.deepStrictEqual(scanned, [], step)
             }
-            const { finished, fused, nothing, one, promoted, released, retried, several } = steps
+            const { finished, fused, keyed, limited, nothing, one, promoted, released, retried, several } = steps
             const read = (step: { readonly entries: Readonly<Record<string, number>> }, index: string) =>
               step.entries[index] ?? 0
 
@@ -116,6 +130,15 @@ for (const prepare of [true, false]) {
             assert.deepStrictEqual(nothing.result, [])
             assert.strictEqual(read(nothing, "horsies_tasks_ready"), 0)
 
+            // The lanes with their heads, and what is taken.
+            if (rows > 1000) assert.lengthOf(keyed.result, 500)
+            // With few tasks, more rounds: what was taken in the first lies in the way of the next.
+            assert.isAtMost(read(keyed, "horsies_tasks_ready"), rows > 1000 ? 2 * 51 + keyed.result.length : 500)
+            if (rows > 1000) assert.lengthOf(limited.result, 100)
+            // Rounds over up to 51 keys; what was taken in the first lies in the way of the next.
+            assert.isAtMost(read(limited, "horsies_tasks_ready"), 1000)
+            assert.isAtMost(read(limited, "horsies_tasks_counted"), 101 + 100 * 4)
+
             // Each row, and the version that the claim has replaced.
             for (const step of [finished, retried, released]) {
               assert.deepStrictEqual(Object.keys(step.entries), rows === 0 ? [] : ["horsies_tasks_pkey"])
@@ -124,19 +147,24 @@ for (const prepare of [true, false]) {
             assert.lengthOf([...fused.result.accepted], several.result.length)
             assert.isAtMost(
               read(fused, "horsies_tasks_pkey"),
-              2 * several.result.length + fused.result.claimed.length
+              2 * several.result.length + fused.result.claimed.tasks.length
             )
             assert.isAtMost(read(fused, "horsies_tasks_ready"), 50 + several.result.length)
             // The next due task: nothing was due, so nothing was updated.
-            assert.deepStrictEqual(Object.keys(promoted.entries), ["horsies_tasks_delayed"])
+            assert.sameMembers(Object.keys(promoted.entries), ["horsies_tasks_delayed", "horsies_tasks_expiring"])
+            assert.strictEqual(read(promoted, "horsies_tasks_expiring"), 0)
             assert.isAtMost(read(promoted, "horsies_tasks_delayed"), 2)
           }))
 
         it.effect("recovery goes from holder to holder and never reads what waits", () =>
           Effect.gen(function*() {
+            const sql = yield* PgClient.PgClient
             // The tasks of the worker that nobody knows, and what the worker of the test above has left.
+            const [held] = yield* sql<{ readonly count: number }>`
+              select count(*)::int as count from horsies_tasks where state = 'CLAIMED'`
             const { entries, result, scanned } = yield* reading(recover)
-            assert.strictEqual(result.released, Math.min(rows, 100) + (rows > 1000 ? 50 : 0))
+            assert.isAtLeast(held!.count, Math.min(rows, 100))
+            assert.strictEqual(result.released, held!.count)
             assert.notInclude(scanned, "horsies_tasks")
             assert.notProperty(entries, "horsies_tasks_ready")
             // Also entries of claims that are over; 250 were made above.

@@ -102,5 +102,21 @@ layer(PostgresBroker.layer.pipe(Layer.provideMerge(PostgresHarness.layer)), { ex
         yield* send(...late, urgent)
         assert.deepStrictEqual(ids(yield* claim(worker, want(queue, { slots: 4 }))), ids([urgent, ...late, tasks[22]!]))
       }))
+
+    it.effect("a task that was interrupted keeps its place before the mark, in the same step and afterwards", () =>
+      Effect.gen(function*() {
+        const queue = uniqueQueue()
+        const broker = yield* Broker
+        const worker = yield* startWorker
+        const tasks = yield* inSequence(40, queue, ["work"])
+        yield* send(...tasks)
+        const claimed = yield* claim(worker, want(queue, { slots: 10 }))
+        yield* claim(worker, want(queue, { slots: 10 }))
+        const [one, two] = claimed.slice(0, 2).map((task) => ended(task, { _tag: "Interrupted", why: "Shutdown" }))
+        yield* finish(worker, one!)
+        assert.deepStrictEqual(ids(yield* claim(worker, want(queue, { slots: 2 }))), ids([tasks[0]!, tasks[20]!]))
+        const fused = yield* broker.finish(worker, [two!], [want(queue, { slots: 2 })])
+        assert.deepStrictEqual(ids(fused.claimed.tasks), ids([tasks[1]!, tasks[21]!]))
+      }))
   }
 )

@@ -8,8 +8,14 @@ import { eventually } from "./eventually.ts"
 export interface Program {
   readonly pid: number
   readonly output: () => string
+  /** What it has written to its standard error. */
+  readonly errors: () => string
+  /** None while it runs, and when a signal has ended it. */
+  readonly exitCode: () => number | null
   /** Waits for the first whole line of its standard output. */
   readonly firstLine: Effect.Effect<string>
+  /** Sends a signal to itself alone, as a service manager does. */
+  readonly signal: (signal: NodeJS.Signals) => Effect.Effect<void>
   /** Sends a signal to its whole process group, as a terminal does. */
   readonly signalGroup: (signal: NodeJS.Signals) => Effect.Effect<void>
   readonly ended: Effect.Effect<void>
@@ -41,6 +47,8 @@ export const start = (
       return {
         pid,
         output: () => output,
+        errors: () => errors,
+        exitCode: () => child.exitCode,
         firstLine: eventually(`a line from ${file}`, () => closed || output.includes("\n")).pipe(
           Effect.andThen(Effect.suspend(() =>
             output.includes("\n")
@@ -48,6 +56,7 @@ export const start = (
               : Effect.die(new Error(`${file} ended without a line\n${errors}`))
           ))
         ),
+        signal: (signal) => Effect.sync(() => void process.kill(pid, signal)),
         signalGroup: (signal) => Effect.sync(() => void process.kill(-pid, signal)),
         ended: eventually(`the end of ${file}`, () => closed)
       }

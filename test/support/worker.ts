@@ -1,12 +1,13 @@
-/** Parts of the tests that run workers over a real database, in real time. */
+/** Parts of the tests that run workers, in real time. */
+import type { Vitest } from "@effect/vitest"
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Schedule from "effect/Schedule"
-import type * as Scope from "effect/Scope"
+import * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql/SqlClient"
-import type { Broker, BrokerError } from "../../src/Broker.ts"
-import type { Handlers } from "../../src/Task.ts"
+import { Broker, type BrokerError, type NewTask, type TaskRecord } from "../../src/Broker.ts"
+import { type Handlers, makeId } from "../../src/Task.ts"
 import * as Worker from "../../src/Worker.ts"
 
 /** Heartbeats of a second or less, so that a lost worker is noticed while the test waits. */
@@ -26,6 +27,36 @@ export const start = <R>(
     BrokerError,
     Broker | Exclude<R, Handlers> | Scope.Scope
   >
+
+/** Starts a worker in a scope of its own, and gives that scope. */
+export const startIn = Effect.fnUntraced(
+  function*<R>(handlers: Layer.Layer<never, never, Handlers | R>, options = quick) {
+    const scope = yield* Scope.fork(yield* Effect.scope)
+    yield* Scope.provide(start(handlers, options), scope)
+    return scope
+  }
+)
+
+/** Looks up a task that must be there. */
+export const record = (id: string): Effect.Effect<TaskRecord, never, Broker> =>
+  Effect.orDie(Effect.flatMap(Broker.use((broker) => broker.find(id)), Effect.fromOption))
+
+/** How each attempt of a task has ended. */
+export const outcomes = (id: string) => Effect.map(record(id), ({ history }) => history.map(({ outcome }) => outcome))
+
+/** Sends a task as some other program has written it. */
+export const sendRaw = Effect.fnUntraced(
+  function*(task: Partial<NewTask> & { readonly name: string; readonly payload: string }) {
+    const id = yield* makeId
+    yield* Broker.use((broker) =>
+      broker.send([{ id, queue: "default", version: 1, priority: 100, due: { after: 0 }, maxLosses: 3, ...task }])
+    )
+    return id
+  }
+)
+
+/** The tests of one part of what a worker does are a function of this. */
+export type It = Vitest.MethodsNonLive<Broker>
 
 /** Looks at the database again and again until a statement returns a single true, for 15 seconds at most. */
 export const until = (condition: string): Effect.Effect<void, never, SqlClient> =>
