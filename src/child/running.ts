@@ -1,0 +1,85 @@
+/** Runs handlers on tasks that the worker has claimed. */
+import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
+import { type AttemptEnd, Broker, type ClaimedTask, type Failure } from "../Broker.ts"
+import type { Handler, Starting } from "../Task.ts"
+import type { RunEnd } from "../worker/children/rpcs.ts"
+import * as Observing from "../worker/observing.ts"
+import { inTransaction } from "../worker/transacting.ts"
+import type { Registry } from "./Registry.ts"
+
+/** A run that the worker asks for. */
+export interface Asked {
+  readonly run: number
+  readonly worker: string
+  readonly tasks: ReadonlyArray<Starting>
+}
+
+interface Run {
+  readonly fiber: Fiber.Fiber<ReadonlyArray<RunEnd>>
+  /** The worker wants it interrupted. */
+  stopped: boolean
+}
+
+const ended = (end: AttemptEnd): RunEnd => ({ _tag: "Ended", end })
+
+export const make = (handlers: Registry, context: Context.Context<Broker>) => {
+  const fork = Effect.runForkWith(context)
+  const observe = Observing.make(context)
+  const broker = Context.get(context, Broker)
+  const clock = Context.getOrElse(context, Clock.Clock, Clock.Clock.defaultValue)
+  const now = () => Number(clock.monotonicTimeNanosUnsafe()) / 1e6
+  const runs = new Map<number, Run>()
+
+  const handlerOf = (task: ClaimedTask): Handler => {
+    const handler = handlers.get(task.name)
+    if (handler === undefined) throw new Error(`there is no handler for the task ${task.name}`)
+    return handler
+  }
+
+  const attempt = (handler: Handler, worker: string, tasks: ReadonlyArray<Starting>) => {
+    if (handler.batch !== undefined) return Effect.map(handler.batch.run(tasks), (ends) => ends.map(ended))
+    const { task, waited } = tasks[0]!
+    const startedAt = now()
+    return handler.transaction
+      ? Effect.map(
+        inTransaction(broker, { handler, task, worker, claimedAt: startedAt, startedAt }, waited, now),
+        (end): ReadonlyArray<RunEnd> => [end === undefined ? { _tag: "Settled" } : ended(end)]
+      )
+      : Effect.map(handler.run(task, waited), (end): ReadonlyArray<RunEnd> => [ended(end)])
+  }
+
+  return {
+    /** Only the handler inside can be interrupted: what it has come to counts, however late an interruption arrives. */
+    run: ({ run: number, tasks, worker }: Asked) =>
+      Effect.callback<ReadonlyArray<RunEnd>>((resume) => {
+        const { task } = tasks[0]!
+        const handler = handlerOf(task)
+        const size = handler.batch === undefined ? 0 : tasks.length
+        const fiber = fork(observe(task, worker, size, attempt(handler, worker, tasks)), { uninterruptible: true })
+        const run: Run = { fiber, stopped: false }
+        runs.set(number, run)
+        fiber.addObserver((exit) => {
+          runs.delete(number)
+          if (Exit.isSuccess(exit)) return resume(exit)
+          resume(
+            run.stopped
+              ? Effect.succeed(tasks.map(() => ({ _tag: "Stopped" })))
+              : Effect.forEach(tasks, ({ task }) => Effect.map(handler.interruptedItself(task, exit.cause), ended))
+          )
+        })
+      }),
+    interrupt: (number: number) => {
+      const run = runs.get(number)
+      if (run === undefined) return
+      run.stopped = true
+      run.fiber.interruptUnsafe()
+    },
+    failed: (task: ClaimedTask, failure: Failure) => Effect.suspend(() => handlerOf(task).failed(task, failure))
+  }
+}
+
+export type Running = ReturnType<typeof make>

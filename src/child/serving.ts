@@ -1,0 +1,34 @@
+/** Does what the worker asks for. */
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Scope from "effect/Scope"
+import { LoadFailed, Rpcs } from "../worker/children/rpcs.ts"
+import { load } from "./loading.ts"
+import * as Running from "./running.ts"
+
+/** The handlers of the requests. */
+export const layer = Rpcs.toLayer(Effect.gen(function*() {
+  const scope = yield* Scope.fork(yield* Effect.scope)
+  let running: Running.Running | undefined
+
+  /** Nothing else is asked before `Load` was answered. */
+  const loaded = Effect.suspend(() =>
+    running === undefined ? Effect.die("no module is loaded") : Effect.succeed(running)
+  )
+
+  return Rpcs.of({
+    Load: ({ module, settings }) =>
+      Scope.provide(load(module, settings), scope).pipe(
+        Effect.map(({ context, handlers }) => {
+          running = Running.make(handlers, context)
+          return handlers.descriptions()
+        }),
+        Effect.catchDefect((defect) => Effect.fail(new LoadFailed({ message: String(defect) })))
+      ),
+    Run: (run) => Effect.flatMap(loaded, (running) => running.run(run)),
+    Interrupt: ({ run }) => Effect.map(loaded, (running) => running.interrupt(run)),
+    Failed: ({ failure, task }) => Effect.flatMap(loaded, (running) => running.failed(task, failure)),
+    Ping: () => Effect.sync(() => ({ memory: process.memoryUsage.rss() })),
+    Close: () => Scope.close(scope, Exit.void)
+  })
+}))

@@ -1,0 +1,34 @@
+/** Handlers for child processes that keep a processor busy. */
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Schema from "effect/Schema"
+import { pbkdf2Sync } from "node:crypto"
+import * as Task from "../../../src/Task.ts"
+
+/** Does so many rounds of a hash, and says how many milliseconds that took. */
+export class Hash extends Task.make("Hash", {
+  payload: { rounds: Schema.Int },
+  success: Schema.Struct({ pid: Schema.Int, millis: Schema.Number }),
+  queue: "hashes"
+}) {}
+
+/** Takes its time, and keeps nobody busy. */
+export class Wait extends Task.make("Wait", {
+  payload: { millis: Schema.Int },
+  success: Schema.Int,
+  queue: "waits"
+}) {}
+
+export const hash = (rounds: number) => pbkdf2Sync("password", "salt", rounds, 32, "sha256")
+
+const HashLive = Hash.toLayer(({ rounds }) =>
+  Effect.sync(() => {
+    const from = performance.now()
+    hash(rounds)
+    return { pid: process.pid, millis: performance.now() - from }
+  })
+)
+
+const WaitLive = Wait.toLayer(({ millis }) => Effect.as(Effect.sleep(millis), process.pid))
+
+export const handlers = Layer.mergeAll(HashLive, WaitLive)
