@@ -110,10 +110,13 @@ export const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"
     trouble = Deferred.makeUnsafe()
   }
   const pool = yield* Pool.make(config, { ...options, purpose, onFailure: note })
-  yield* Effect.acquireRelease(
-    Effect.sync(() => siblings.pools.add(pool)),
-    () => Effect.sync(() => siblings.pools.delete(pool))
-  )
+  // A pool for transactions has none to spare: as long as there are none, it has no place in the budget.
+  if (options.transactionsOf === undefined) {
+    yield* Effect.acquireRelease(
+      Effect.sync(() => siblings.pools.add(pool)),
+      () => Effect.sync(() => siblings.pools.delete(pool))
+    )
+  }
   const patience = Pool.patienceOf(config)
   // Keepalives do not help a statement that waits for its answer, and a middle-man may answer them itself.
   const deadlines = yield* Deadlines.make({

@@ -76,9 +76,11 @@ layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("d
 
   it.effect("are not handed out when the server has terminated them", () =>
     Effect.gen(function*() {
-      const { applicationName, sql } = yield* proxied.makePool()
+      const { applicationName, sql, stats } = yield* proxied.makePool()
       const observer = yield* SqlClient
       for (let round = 0; round < 2; round++) {
+        // From when the last one was opened.
+        yield* proxied.until("the pool has its connections", Effect.map(stats, ({ open }) => open >= 5))
         yield* beyondSkipWindow
         yield* observer`select pg_terminate_backend(pid) from pg_stat_activity where application_name = ${applicationName}`
         yield* Effect.forEach(Array.from({ length: 20 }), () => sql`select 1`, { concurrency: "unbounded" })
