@@ -104,7 +104,7 @@ layer(TestBroker.layer, { excludeTestServices: true, timeout: "30 seconds" })("s
         assert.strictEqual(most, 5)
         // A place that is given back is taken again: with handlers of 60 milliseconds there are 80 of these each second, so
         // they overlap, and together they may be longer than each of them.
-        assert.isAtMost(quantile(vacancies, machine.isIdle() ? 0.99 : 0.5), 100)
+        assert.isAtMost(quantile(vacancies, machine.isIdle() ? 0.9 : 0.5), 100)
       }),
     120_000
   )
