@@ -1,21 +1,26 @@
+import { availableParallelism } from "node:os"
+import { fileURLToPath } from "node:url"
 import { defineConfig } from "vitest/config"
 
 /**
- * Tests that break things on purpose, and tests of figures. Most measure how long something takes, so their files run one
- * after another; and some start programs that npm does not bring: PgBouncer, and openssl for certificates.
+ * Tests that break things on purpose, and tests of figures. Some start programs that npm does not bring: PgBouncer, and
+ * openssl for certificates.
  */
 const faults = [
   "test/faults/**/*.test.ts",
   "test/connection/**/*.test.ts",
   "test/life/**/*.test.ts",
-  "test/verify/run.test.ts"
+  "test/verify/run/*.test.ts"
 ]
 
-/** Those of them that mostly wait, and measure nothing finely: they go first, some at a time. */
-const waiting = [
-  "test/connection/{echo,keepalives,problems,settings,url}.test.ts",
-  "test/faults/{pgbouncer,pgbouncerOutage,poolShrinks,proxySoak,tls}.test.ts"
+/** Those of them that measure how much gets done, or how soon: they have the machine for themselves, one after another. */
+const measuring = [
+  "test/faults/{children,childMemory}.test.ts",
+  "test/life/{processes,timing,transactions}.test.ts"
 ]
+
+// Tests start hundreds of Node processes, which spend most of a second each on reading the same modules.
+process.env["NODE_COMPILE_CACHE"] ??= fileURLToPath(new URL("node_modules/.cache/node-compile-cache", import.meta.url))
 
 const onlyFaults = process.env["TEST_FAULTS"] !== undefined
 
@@ -29,14 +34,19 @@ export default defineConfig({
         projects: [
           {
             extends: true as const,
-            test: { name: "waiting", include: waiting, maxWorkers: 3, sequence: { groupOrder: 0 } }
+            test: {
+              name: "waiting",
+              include: faults,
+              exclude: measuring,
+              maxWorkers: 3,
+              sequence: { groupOrder: 0 }
+            }
           },
           {
             extends: true as const,
             test: {
-              name: "faults",
-              include: faults,
-              exclude: waiting,
+              name: "measuring",
+              include: measuring,
               fileParallelism: false,
               sequence: { groupOrder: 1 }
             }
@@ -49,6 +59,8 @@ export default defineConfig({
       }),
     globalSetup: ["test/support/globalSetup.ts"],
     pool: "forks",
+    // The default leaves one processor to vitest, which needs hardly any.
+    maxWorkers: availableParallelism(),
     testTimeout: 30_000,
     hookTimeout: 30_000
   }

@@ -125,6 +125,8 @@ export interface Claims {
   readonly tasks: ReadonlyArray<ClaimedTask>
   /** Queues that may have more than they gave, with the milliseconds after which to look again. */
   readonly again: ReadonlyMap<string, number>
+  /** Queues of which now as many run at once as may, or that gave less because of it: when one of theirs ends, there may be more. */
+  readonly full: ReadonlySet<string>
 }
 
 /** Why an attempt failed. */
@@ -302,8 +304,8 @@ export type WhyNotRunning =
   | { readonly _tag: "Claimed"; readonly worker: string }
   | { readonly _tag: "NotDue"; readonly dueAt: number }
   | { readonly _tag: "Paused"; readonly queue: string }
-  /** No worker that is alive has a handler for it. */
-  | { readonly _tag: "NoWorker"; readonly name: string }
+  /** No worker that is alive has a handler for this name in its queue. */
+  | { readonly _tag: "NoWorker"; readonly queue: string; readonly name: string }
   /** The workers that are alive know only older versions of its payload. */
   | { readonly _tag: "NewerVersion"; readonly version: number; readonly known: number }
   /** As many tasks are claimed as may be, of its queue or of its key. */
@@ -344,7 +346,6 @@ export interface WorkerStart {
   readonly lease: number
   readonly host: string
   readonly pid: number
-  readonly queues: ReadonlyArray<string>
   readonly handles: ReadonlyArray<Definition>
 }
 
@@ -355,6 +356,8 @@ export interface Definition extends Handled {
   readonly timeout: number | undefined
   readonly maxLosses: number
   readonly retention: number | undefined
+  /** Milliseconds for which an idempotency key stands for the task that was sent with it first. */
+  readonly idempotencyWindow: number
 }
 
 /** How one queue of a worker is occupied. */
@@ -661,11 +664,11 @@ export class Broker extends Context.Service<Broker, {
    */
   readonly promote: (queues: ReadonlyArray<string>) => Effect.Effect<number | undefined, BrokerError>
 
-  /**
-   * Finds dead workers and takes their tasks away from them, and removes what need not be kept any longer. Any number of
-   * callers may do so at once.
-   */
+  /** Finds dead workers and takes their tasks away from them. Any number of callers may do so at once. */
   readonly recover: Effect.Effect<Recovered, BrokerError>
+
+  /** Removes what need not be kept any longer. Any number of callers may do so at once. */
+  readonly sweep: Effect.Effect<void, BrokerError>
 
   /** Subscribes to wake-ups until the scope closes. */
   readonly wakeUps: Effect.Effect<Queue.Dequeue<WakeUp>, never, Scope.Scope>

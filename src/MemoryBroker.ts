@@ -121,8 +121,8 @@ const make = (): Broker["Service"] => {
     outcome: (id) =>
       Effect.suspend(() => {
         const entry = store.get(id)
-        if (entry === undefined) return Effect.fail(new TaskNotFound({ id }))
-        return entry.ended === undefined ? waiting.until(id) : Effect.succeed(entry.ended.outcome)
+        if (entry === undefined) return Effect.fail(new TaskNotFound({ id: id.toLowerCase() }))
+        return entry.ended === undefined ? waiting.until(entry.id) : Effect.succeed(entry.ended.outcome)
       }),
     find: (id) => Effect.sync(() => Option.map(Option.fromUndefinedOr(store.get(id)), Entry.record)),
     list: (filter, { before, limit = defaultPage, states }) =>
@@ -131,7 +131,7 @@ const make = (): Broker["Service"] => {
         (now) =>
           store.matching(filter, now)
             .filter((entry) =>
-              (before === undefined || entry.id < before) &&
+              (before === undefined || entry.id < before.toLowerCase()) &&
               (states === undefined || states.includes(Entry.stateOf(entry)))
             )
             .toSorted((a, b) => a.id < b.id ? 1 : -1)
@@ -175,6 +175,7 @@ const make = (): Broker["Service"] => {
     release: (worker, holds) => step((now) => store.release(worker, holds, now)),
     promote: (queues) => step((now) => store.promote(queues, now)),
     recover: step((now) => store.recover(now)),
+    sweep: step((now) => store.sweep(now)),
     wakeUps: wakeUps.subscribe
   }
 }

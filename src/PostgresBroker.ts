@@ -44,7 +44,7 @@ import * as Claiming from "./postgres/claiming.ts"
 import { type Database, fromClient } from "./postgres/Database.ts"
 import * as Explaining from "./postgres/explaining.ts"
 import * as Finding from "./postgres/finding.ts"
-import { type Finished, make as makeFinishing } from "./postgres/finishing.ts"
+import { make as makeFinishing, type Recorded } from "./postgres/finishing.ts"
 import * as Operating from "./postgres/operating.ts"
 import * as Recovering from "./postgres/recovering.ts"
 import * as Sending from "./postgres/sending.ts"
@@ -83,33 +83,29 @@ const make = Effect.fnUntraced(function*(options: {
     session,
     noWorker,
     ready: wakeUps.announceAll,
-    ended,
-    sweep: Sweeping.make(database, retention)
+    ended
   })
   const operating = Operating.make(database, wakeUps, ended)
   const { find, list } = Finding.make(database)
 
   /** What counted against a limit and is over: others may start, in any process. */
-  const freed = (ids: Iterable<string>) => {
-    const queues = claiming.freed(ids)
+  const freed = (ended: ReadonlyArray<Hold>, claimed?: ReadonlyArray<Hold>) => {
+    const queues = claiming.freed(ended, claimed)
     return queues.size === 0
       ? Effect.void
       : wakeUps.announce([...queues].map((queue) => ({ queue, priority: highestPriority, dueIn: 0 })))
   }
-  const idsOf = (holds: ReadonlyArray<Hold>) => holds.map(({ id }) => id)
 
   const claim: Broker["Service"]["claim"] = (worker, wants) =>
-    Effect.map(claiming.claimWith(worker, wants), ({ claimed }) => {
+    Effect.map(claiming.claimWith(worker, wants), (claimed) => {
       waiting.claimed(claimed.tasks)
       return claimed
     })
 
-  /** Tells everybody what has become of ended attempts. */
-  const tell = Effect.fnUntraced(function*(attempts: ReadonlyArray<EndedAttempt>, finished: Finished) {
+  /** Tells those who wait how tasks have ended. */
+  const tell = (attempts: ReadonlyArray<EndedAttempt>, { accepted, cancelled, lost }: Recorded) => {
     const outcomes: Array<readonly [string, Outcome | undefined]> = []
     for (const { end, id } of attempts) {
-      // What was not accepted may have been recorded by an earlier try whose answer was lost.
-      const accepted = finished.accepted.has(id)
       switch (end._tag) {
         case "Retry":
         case "Snoozed":
@@ -117,26 +113,27 @@ const make = Effect.fnUntraced(function*(options: {
         case "Lost":
           break
         default:
-          outcomes.push([id, accepted ? end : undefined])
+          // What was not accepted may have been recorded by an earlier try whose answer was lost.
+          outcomes.push([id, accepted.has(id) ? end : undefined])
       }
     }
-    for (const id of finished.cancelled) outcomes.push([id, { _tag: "Cancelled" }])
-    for (const id of finished.lost) outcomes.push([id, undefined])
+    for (const id of cancelled) outcomes.push([id, { _tag: "Cancelled" }])
+    for (const id of lost) outcomes.push([id, undefined])
     waiting.ended(outcomes)
-    waiting.freed(attempts)
-    if (finished.waiting.length > 0) yield* wakeUps.announce(finished.waiting)
-    yield* freed(idsOf(attempts))
-  })
+  }
 
   const finish: Broker["Service"]["finish"] = Effect.fnUntraced(function*(worker, attempts, wants) {
-    const finished = yield* record(worker, attempts, wants)
+    const finished = yield* record(worker, attempts, wants, (recorded) => tell(attempts, recorded))
     waiting.claimed(finished.claimed.tasks)
-    yield* tell(attempts, finished)
+    waiting.freed(attempts)
+    if (finished.waiting.length > 0) yield* wakeUps.announce(finished.waiting)
+    yield* freed(attempts, finished.claimed.tasks)
     return finished
   })
 
   return Broker.of({
     ...recovering,
+    sweep: Sweeping.make(database, retention),
     ...operating,
     retention: Effect.succeed(retention),
     send,
@@ -154,11 +151,11 @@ const make = Effect.fnUntraced(function*(options: {
         const record = makeFinishing(database, claiming)
         return (worker, attempt) => record(worker, [attempt], [])
       },
-      ended: (id, outcome) =>
+      ended: (hold, outcome) =>
         Effect.suspend(() => {
-          waiting.ended([[id, outcome]])
-          waiting.freed([{ id, fence: 0 }])
-          return freed([id])
+          waiting.ended([[hold.id, outcome]])
+          waiting.freed([hold])
+          return freed([hold])
         })
     }),
     release: (worker, holds) =>
@@ -167,7 +164,7 @@ const make = Effect.fnUntraced(function*(options: {
         recovering.release(worker, holds),
         Effect.suspend(() => {
           waiting.freed(holds)
-          return freed(idsOf(holds))
+          return freed(holds)
         })
       ),
     promote: (queues) => {

@@ -59,9 +59,10 @@ export {
   WaitTimedOut
 } from "./task/errors.ts"
 export { type Handler, Handlers, type Starting } from "./task/Handlers.ts"
+export { makeId } from "./task/ids.ts"
 export { type Retry, retryTimes } from "./task/retrying.ts"
 export type { BatchTask } from "./task/running.ts"
-export { makeId, type SendManyOptions, type SendOptions } from "./task/sending.ts"
+export { type SendManyOptions, type SendOptions } from "./task/sending.ts"
 
 const TypeId = "~effect-horsies/Task"
 

@@ -26,7 +26,9 @@
  * - When a child dies, what it was running is counted as lost and runs again at once; others go on. So does what shares a
  *   child with a handler that does not let itself be interrupted: its process is killed after `interruptGrace`, and its
  *   neighbours run again without counting anything. Another child is ready to take the place.
- * - Children ignore SIGINT and SIGTERM, and end with their worker, however it ends.
+ * - A child interrupts what it runs when its worker does not say in time that it has its lease, as one that is frozen.
+ * - Children ignore SIGINT and SIGTERM, and end with their worker, however it ends. To end one whose event loop is blocked
+ *   takes a `/bin/sh`. They log where their worker does, to stdout or to stderr.
  *
  * @example
  * ```ts
@@ -69,6 +71,7 @@ import * as Os from "node:os"
 import { Broker, type BrokerError, type Hold, type Limits as BrokerLimits } from "./Broker.ts"
 import { type Handler, Handlers } from "./Task.ts"
 import { attemptOnce } from "./worker/attempt.ts"
+import * as Backoff from "./worker/Backoff.ts"
 import * as Children from "./worker/children/Children.ts"
 import * as Handling from "./worker/children/handling.ts"
 import { type ChildModuleError, optionsOf, type Processes } from "./worker/children/options.ts"
@@ -76,6 +79,7 @@ import * as Completer from "./worker/Completer.ts"
 import * as Dispatcher from "./worker/Dispatcher.ts"
 import { count, type Limits, limitsOf } from "./worker/limits.ts"
 import * as Liveness from "./worker/Liveness.ts"
+import * as Loops from "./worker/loops.ts"
 import { notHandedBack } from "./worker/messages.ts"
 import type { Run, Why } from "./worker/Runner.ts"
 import * as Shutdown from "./worker/Shutdown.ts"
@@ -121,6 +125,8 @@ export interface Status {
   readonly alive: boolean
   /** Whether it has been told to end. */
   readonly stopping: boolean
+  /** Whether it takes on work: it has not been told to end, and where it runs tasks in child processes there is one. */
+  readonly ready: boolean
   readonly running: number
   /** Tasks that it holds and has not started. */
   readonly claimed: number
@@ -147,7 +153,9 @@ export const layer: {
   (options?: Options & { readonly processes?: undefined }): Layer.Layer<Handlers | Worker, BrokerError, Broker>
   (options: Options): Layer.Layer<Handlers | Worker, BrokerError | ChildModuleError, Broker>
 } = (options: Options = {}): Layer.Layer<Handlers | Worker, BrokerError, Broker> =>
-  Layer.effectContext(make(options)) as Layer.Layer<Handlers | Worker, BrokerError, Broker>
+  Layer.effectContext(
+    Effect.provideServiceEffect(make(options), Loops.Loops, Effect.sync(() => new Set()))
+  ) as Layer.Layer<Handlers | Worker, BrokerError, Broker>
 
 /**
  * Runs a worker until the program is interrupted, as `NodeRuntime.runMain` does with the first SIGTERM or SIGINT. Then it
@@ -177,6 +185,7 @@ const notServed = (name: string, queue: string) =>
   Effect.annotateLogs(Effect.logWarning("the worker does not serve the queue of this task"), { name, queue })
 
 const make = Effect.fnUntraced(function*(options: Options) {
+  const loops = yield* Loops.Loops
   const broker = yield* Broker
   const clock = yield* Clock.Clock
   const now = () => Number(clock.monotonicTimeNanosUnsafe()) / 1e6
@@ -200,19 +209,27 @@ const make = Effect.fnUntraced(function*(options: Options) {
   // Before anything is claimed: limits hold for claims that begin afterwards.
   yield* Effect.forEach(limits, ([queue, limits]) => broker.configureQueue(queue, { limits }), { discard: true })
 
+  const backoff = yield* Backoff.make
   // Each knows the other: what has ended is recorded by the statement that claims.
-  const processes = options.processes === undefined ? undefined : optionsOf(options.processes)
-  const children = processes === undefined ? undefined : yield* Children.make(processes)
-
   let completer: Completer.Completer | undefined
-  const dispatcher = yield* Dispatcher.make(broker, { queues, concurrency }, now, {
+  const dispatcher = yield* Dispatcher.make(broker, { queues, concurrency }, now, backoff, {
     offer: (attempt) => completer?.offer(attempt),
     unrecorded: () => completer?.unrecorded() ?? [],
     isBusy: () => completer?.isBusy() ?? false,
     isBehind: () => completer?.isBehind() ?? false
   })
-  completer = yield* Completer.make(broker, dispatcher.claims, now)
+  completer = yield* Completer.make(broker, dispatcher.claims, now, backoff)
   const { runner } = dispatcher
+
+  /** Milliseconds until this worker gives up; children want to know it, and have to be there before it lives. */
+  let fenceLeft = () => lease
+  const processes = options.processes === undefined ? undefined : optionsOf(options.processes)
+  const children = processes === undefined ? undefined : yield* Children.make(
+    processes,
+    { whole: lease, left: () => fenceLeft() },
+    dispatcher.claims.call
+  )
+
   const holdOf = (run: Run): Hold => ({ id: run.task.id, fence: run.task.fence })
 
   /** What the broker has to be told at the end: a broker that is away must not keep the process from ending. */
@@ -241,18 +258,17 @@ const make = Effect.fnUntraced(function*(options: Options) {
     for (const description of children.descriptions) {
       const { name, queue } = description.definition
       const handler = handling(description, queues === undefined ? concurrency : queues.get(queue) ?? concurrency)
-      if (dispatcher.add(handler, processes.count)) inChildren.push(handler)
+      if (dispatcher.add(handler, children.active)) inChildren.push(handler)
       else yield* notServed(name, queue)
     }
   }
 
-  const liveness = yield* Liveness.make(broker, {
+  const liveness = yield* Liveness.make(broker, backoff, {
     heartbeatInterval,
     lease,
     describe: () => ({
       host: Os.hostname(),
       pid: process.pid,
-      queues: queues === undefined ? [] : [...queues.keys()],
       handles: dispatcher.definitions()
     }),
     running: () => [...runner.running()].map(holdOf),
@@ -277,6 +293,7 @@ const make = Effect.fnUntraced(function*(options: Options) {
       return Effect.as(interrupt(() => true, "LeaseLost", Duration.millis(lease / 20)), ready)
     })
   }, now)
+  fenceLeft = liveness.fenceLeft
 
   // Added last, so run first: the fibers above are still there to record what ends.
   yield* Effect.addFinalizer(() =>
@@ -329,8 +346,9 @@ const make = Effect.fnUntraced(function*(options: Options) {
     const queues = dispatcher.occupancy()
     return {
       id: liveness.identity(),
-      alive: liveness.leaseLeft() > 0 && [dispatcher, liveness, completer].every((part) => part.isRunning()),
+      alive: liveness.leaseLeft() > 0 && Loops.areRunning(loops),
       stopping: ending.begun(),
+      ready: !ending.begun() && children?.active() !== 0,
       running: queues.reduce((total, { running }) => total + running, 0),
       claimed: queues.reduce((total, { claimed }) => total + claimed, 0)
     }

@@ -24,7 +24,7 @@ values ($1, now(), now(), '1 hour', 0, 'raw', '{}', '{}', '{}')`
 const claim = `
 select id, fence, payload, name, queue, priority, attempt, losses, due_at, waited, version, concurrency_key, timeout,
   expires_in
-from horsies_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`
+from horsies_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`
 
 const finish = `
 select id from horsies_finish($1, $2, $3, $4, $5, $6) as id`
@@ -42,6 +42,7 @@ const drain = Effect.fnUntraced(function*(database: Database, ran: (n: number) =
     integers([1]),
     texts([Broker.Noop._tag]),
     integers([1]),
+    texts([""]),
     integers([0]),
     floats([null]),
     integers([lowestPriority])

@@ -1,6 +1,6 @@
 /** The job: a task for every file, and a tally of how they end. */
 import { Clock, Effect, Fiber, Schedule, Stream } from "effect"
-import type { Broker, Task } from "effect-horsies"
+import { type Broker, Task } from "effect-horsies"
 import { Checksum } from "./Checksum.ts"
 import * as FileName from "./FileName.ts"
 import { Stop } from "./Stop.ts"
@@ -19,18 +19,23 @@ const patience = "1 second"
 /** The database may be away for a while. The tasks that it has wait for it as well, so there is no use in giving up. */
 const outage = Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("2 seconds")])
 
-const isOutage = (error: Task.PayloadError | Broker.BrokerError) => error._tag === "BrokerError" && error.isRetryable
+const isOutage = (error: Task.PayloadError | Broker.BrokerError | Broker.IdTaken) =>
+  error._tag === "BrokerError" && error.isRetryable
 
 /**
- * A send that fails may be in the database all the same, when only the answer was lost. Then the file has two tasks, of
- * which the second is awaited; the first does no harm.
+ * A send that fails may be in the database all the same, when only the answer was lost. What is tried from then on has one
+ * id, and is stored once; if the first try was stored after all, the file has two tasks, of which the first does no harm.
  */
 const send = (file: FileName.FileName) =>
   Effect.catchIf(
     Checksum.send({ file }),
     isOutage,
-    // Not around the first attempt: to prepare a schedule takes as long as to send.
-    () => Effect.retry(Checksum.send({ file }), { while: isOutage, schedule: outage })
+    // Not around the first try: an id of one's own, and a schedule, take as long as a send.
+    () =>
+      Effect.flatMap(
+        Task.makeId,
+        (id) => Effect.retry(Checksum.send({ file }, { id }), { while: isOutage, schedule: outage })
+      )
   )
 
 /**
@@ -50,7 +55,11 @@ export const run = Effect.fnUntraced(function*(folder: FileName.FileName, tally:
       Effect.map((success) => tally.complete(path, success)),
       Effect.catchIf(
         (error) => error._tag !== "BrokerError",
-        (error) => Effect.sync(() => tally.fail(path, error.message, error._tag === "FileError" ? error.attempt : 1))
+        (error) =>
+          Effect.sync(() => {
+            // What is not read any more because the run is to stop has not failed.
+            if (!stop.isOpen()) tally.fail(path, error.message, error._tag === "FileError" ? error.attempt : 1)
+          })
       )
     )
     tally.seconds = Number(clock.monotonicTimeNanosUnsafe() - startedAt) / 1e9

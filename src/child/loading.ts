@@ -1,8 +1,9 @@
 /** Imports the module of a child process, and builds its layers. */
 import * as Cause from "effect/Cause"
-import type * as Context from "effect/Context"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Logger from "effect/Logger"
 import * as Predicate from "effect/Predicate"
 import type * as Scope from "effect/Scope"
 import { Broker, BrokerError, Misconfigured } from "../Broker.ts"
@@ -86,5 +87,6 @@ export const load = Effect.fnUntraced(function*(
     Effect.catchCause((cause) => failed(Cause.pretty(cause)))
   )
   if (handlers.descriptions().length === 0) return yield* failed("its layers register no handler")
-  return { handlers, context }
+  // Handlers log where the worker does.
+  return { handlers, context: Context.add(context, Logger.LogToStderr, yield* Logger.LogToStderr) }
 })

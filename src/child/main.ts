@@ -5,8 +5,10 @@
 import * as NodeWorkerRunner from "@effect/platform-node/NodeWorkerRunner"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Logger from "effect/Logger"
 import * as RpcServer from "effect/rpc/RpcServer"
 import { Rpcs } from "../worker/children/rpcs.ts"
+import { logsToStderr } from "../worker/children/settings.ts"
 import { layer } from "./serving.ts"
 
 // However the worker ends, its children do not stay.
@@ -22,4 +24,6 @@ const server = RpcServer.layer(Rpcs, { disableTracing: true, concurrency: "unbou
   Layer.provide(NodeWorkerRunner.layer)
 )
 
-Effect.runFork(Layer.launch(server)).addObserver(() => process.exit())
+Effect.runFork(
+  Effect.provideService(Layer.launch(server), Logger.LogToStderr, process.argv.includes(logsToStderr, 2))
+).addObserver(() => process.exit())

@@ -6,7 +6,7 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import { type AttemptEnd, Broker, type ClaimedTask, type Failure } from "../Broker.ts"
 import type { Handler, Starting } from "../Task.ts"
-import type { RunEnd } from "../worker/children/rpcs.ts"
+import { machineTime, type RunEnd } from "../worker/children/rpcs.ts"
 import * as Observing from "../worker/observing.ts"
 import { inTransaction } from "../worker/transacting.ts"
 import type { Registry } from "./Registry.ts"
@@ -22,7 +22,19 @@ interface Run {
   readonly fiber: Fiber.Fiber<ReadonlyArray<RunEnd>>
   /** The worker wants it interrupted. */
   stopped: boolean
+  /** The worker has not proven its lease. */
+  fenced: boolean
 }
+
+/** Until when the worker has its lease, by `machineTime`, and how long it may take to hear of it, in milliseconds. */
+interface Lease {
+  readonly until: number
+  readonly grace: number
+}
+
+/** Between two looks at the lease, in milliseconds: before it is known, and after it has passed. */
+const longestSleep = 1000
+const shortestSleep = 100
 
 const ended = (end: AttemptEnd): RunEnd => ({ _tag: "Ended", end })
 
@@ -52,7 +64,32 @@ export const make = (handlers: Registry, context: Context.Context<Broker>) => {
       : Effect.map(handler.run(task, waited), (end): ReadonlyArray<RunEnd> => [ended(end)])
   }
 
+  /** None before the worker has said until when it has it. */
+  let lease: Lease | undefined
+
+  /**
+   * Interrupts what runs when the worker does not say in time that it has its lease: others are about to take its tasks, and
+   * a worker that is frozen cannot do it.
+   */
+  const fence = Effect.gen(function*() {
+    const left = () => lease === undefined ? longestSleep : lease.until - machineTime()
+    yield* Effect.sleep(Math.min(longestSleep, Math.max(shortestSleep, left())))
+    if (lease === undefined || left() > 0) return
+    // An event loop that was blocked hears now what the worker had to say meanwhile.
+    yield* Effect.sleep(lease.grace)
+    if (left() > 0) return
+    for (const run of runs.values()) {
+      run.fenced ||= !run.stopped
+      run.fiber.interruptUnsafe()
+    }
+  }).pipe(Effect.forever, Effect.provideService(Clock.Clock, Clock.Clock.defaultValue()))
+
   return {
+    fence,
+    /** The worker has its lease. */
+    renew: (proven: Lease) => {
+      lease = proven
+    },
     /** Only the handler inside can be interrupted: what it has come to counts, however late an interruption arrives. */
     run: ({ run: number, tasks, worker }: Asked) =>
       Effect.callback<ReadonlyArray<RunEnd>>((resume) => {
@@ -60,13 +97,15 @@ export const make = (handlers: Registry, context: Context.Context<Broker>) => {
         const handler = handlerOf(task)
         const size = handler.batch === undefined ? 0 : tasks.length
         const fiber = fork(observe(task, worker, size, attempt(handler, worker, tasks)), { uninterruptible: true })
-        const run: Run = { fiber, stopped: false }
+        const run: Run = { fiber, stopped: false, fenced: false }
         runs.set(number, run)
         fiber.addObserver((exit) => {
           runs.delete(number)
           if (Exit.isSuccess(exit)) return resume(exit)
           resume(
-            run.stopped
+            run.fenced
+              ? Effect.succeed(tasks.map(() => ended({ _tag: "Interrupted", why: "LeaseLost" })))
+              : run.stopped
               ? Effect.succeed(tasks.map(() => ({ _tag: "Stopped" })))
               : Effect.forEach(tasks, ({ task }) => Effect.map(handler.interruptedItself(task, exit.cause), ended))
           )

@@ -19,16 +19,20 @@ export const layer = Rpcs.toLayer(Effect.gen(function*() {
   return Rpcs.of({
     Load: ({ module, settings }) =>
       Scope.provide(load(module, settings), scope).pipe(
-        Effect.map(({ context, handlers }) => {
+        Effect.flatMap(({ context, handlers }) => {
           running = Running.make(handlers, context)
-          return handlers.descriptions()
+          return Effect.as(Effect.forkIn(running.fence, scope), handlers.descriptions())
         }),
         Effect.catchDefect((defect) => Effect.fail(new LoadFailed({ message: String(defect) })))
       ),
     Run: (run) => Effect.flatMap(loaded, (running) => running.run(run)),
     Interrupt: ({ run }) => Effect.map(loaded, (running) => running.interrupt(run)),
     Failed: ({ failure, task }) => Effect.flatMap(loaded, (running) => running.failed(task, failure)),
-    Ping: () => Effect.sync(() => ({ memory: process.memoryUsage.rss() })),
+    Ping: (lease) =>
+      Effect.sync(() => {
+        running?.renew(lease)
+        return { memory: process.memoryUsage.rss() }
+      }),
     Close: () => Scope.close(scope, Exit.void)
   })
 }))

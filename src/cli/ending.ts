@@ -18,7 +18,7 @@ const complain = (message: string) => Console.error(`horsies: ${oneLine(message)
 const endWith = (code: number) => (message: string): Effect.Effect<never, Exit> =>
   Effect.andThen(complain(message), Effect.fail(new Exit({ code })))
 
-/** Something was asked wrongly: an option, a module, a database that is not there. */
+/** Something was asked wrongly: an option, a module, a database that does not fit. */
 export const refuse = endWith(2)
 
 /** Something else is wrong. */

@@ -22,9 +22,11 @@ const ready = Effect.map(Effect.all([Worker, Health.Health]), ([{ status }, { re
   HttpRouter.add(
     "GET",
     "/ready",
-    Effect.flatMap(status, ({ stopping }) =>
-      stopping
-        ? Effect.succeed(HttpServerResponse.jsonUnsafe({ status: "stopping" }, { status: 503 }))
+    Effect.flatMap(status, ({ ready, stopping }) =>
+      !ready
+        ? Effect.succeed(
+          HttpServerResponse.jsonUnsafe({ status: stopping ? "stopping" : "no child process" }, { status: 503 })
+        )
         : Effect.map(report, Health.response))
   ))
 

@@ -3,7 +3,8 @@
  * The `horsies` command.
  *
  * It ends with 0 when what it was asked for is done, and when a worker has stopped as it was told to; with 2 when it was
- * asked wrongly (an option, a module, the database); with 1 for anything else; with 130 when it was interrupted.
+ * asked wrongly (an option, a module, settings of the database), which will not pass by itself; with 1 for anything else; with
+ * 130 when it was interrupted.
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as NodeServices from "@effect/platform-node/NodeServices"
@@ -42,6 +43,7 @@ horsies.pipe(
   Effect.provideService(Logger.LogToStderr, true),
   Effect.provide(NodeServices.layer),
   NodeRuntime.runMain({
-    teardown: (exit, onExit) => Runtime.defaultTeardown(exit, (code) => onExit(code === 130 ? afterInterruption : code))
+    // Whatever is still open then: what was asked for is done.
+    teardown: (exit) => Runtime.defaultTeardown(exit, (code) => process.exit(code === 130 ? afterInterruption : code))
   })
 )

@@ -51,7 +51,7 @@ const flags = {
   rate: Flag.Int("rate").pipe(
     Flag.withDescription("Tasks that are sent per second"),
     Flag.filter((rate) => rate >= 1, () => "Expected a number of at least 1"),
-    Flag.withDefault(600)
+    Flag.withDefault(450)
   )
 }
 

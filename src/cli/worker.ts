@@ -101,7 +101,8 @@ export const command = (stopped: Effect.Effect<void>) =>
         ChildModuleError: ({ message }) => refuse(message),
         PostgresConfigError: ({ message }) => refuse(message),
         ConfigError: ({ message }) => refuse(message),
-        BrokerError: ({ reason }) => refuse(`the database: ${reason.message}`),
+        // Whoever supervises it may start it again: the database may be back by then.
+        BrokerError: ({ isRetryable, reason }) => (isRetryable ? fail : refuse)(`the database: ${reason.message}`),
         ServeError: ({ cause }) => refuse(`the health port: ${cause}`)
       })
     )).pipe(Command.withDescription("Runs the handlers of a module until SIGTERM or SIGINT"))

@@ -45,6 +45,8 @@ export interface Underway {
 }
 
 export interface Deadlines {
+  /** How many statements are under way. */
+  readonly count: () => number
   readonly begin: (connection: OwnedConnection, sql: string, deadline: Duration.Duration | undefined) => Underway
   readonly end: (statement: Underway) => void
   /** Some of the answer is here, and more is not wanted yet. */
@@ -131,6 +133,7 @@ export const make = Effect.fnUntraced(function*(options: {
     deadline === undefined ? Number.POSITIVE_INFINITY : now + Duration.toMillis(deadline)
 
   return {
+    count: () => underway.size,
     begin: (connection, sql, deadline) => {
       const now = monotonic()
       const statement: Underway = {

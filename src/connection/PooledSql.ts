@@ -24,6 +24,8 @@ import * as SqlPool from "./SqlPool.ts"
 /** The figures of the pool and what else health and diagnosis want to know. */
 export class PoolStats extends Context.Service<PoolStats, {
   readonly get: Effect.Effect<Pool.Stats>
+  /** Statements that are under way, or wait for a connection. */
+  readonly statements: Effect.Effect<number>
   /** From now on: succeeds with the effect that waits until a statement or an open fails because the server is away. */
   readonly trouble: Effect.Effect<Effect.Effect<void>>
   /** What metrics call the pool, and the application. */
@@ -65,7 +67,7 @@ export type Profile = "general" | "worker" | "child"
 
 const make = Effect.fnUntraced(function*(profile: Profile) {
   const config = yield* PostgresConfig
-  const { client, stats, trouble } = yield* SqlPool.make(config, {
+  const { client, statements, stats, trouble } = yield* SqlPool.make(config, {
     name: profile,
     endpoint: config.database,
     size: config.pools[profile],
@@ -81,6 +83,7 @@ const make = Effect.fnUntraced(function*(profile: Profile) {
     Context.add(Client.SqlClient, client),
     Context.add(PoolStats, {
       get: stats,
+      statements,
       trouble,
       profile,
       applicationName: config.applicationName,

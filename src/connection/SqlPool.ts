@@ -197,6 +197,8 @@ export const make = Effect.fnUntraced(function*(config: PostgresConfig["Service"
   return {
     client: pgClient,
     stats: Effect.sync(pool.stats),
+    /** Statements that are under way, or wait for a connection. */
+    statements: Effect.sync(() => deadlines.count() + pool.stats().waiting),
     /** From now on: succeeds with the effect that waits until a statement or an open fails because the server is away. */
     trouble: Effect.sync(() => Deferred.await(trouble))
   }

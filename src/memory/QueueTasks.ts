@@ -74,13 +74,18 @@ export class QueueTasks {
     return (this.delayed.peekWhere(isWaiting)?.dueAt ?? Number.POSITIVE_INFINITY) <= now
   }
 
-  /** Claims what a worker wants. Also tells after how many milliseconds to look again, if it may have more. */
+  /**
+   * Claims what a worker wants. Also tells after how many milliseconds to look again, if it may have more, and whether as
+   * many run as may.
+   */
   take({ ahead, handles, slots }: Want, now: number) {
     const taken: Array<Entry> = []
     let again: number | undefined
+    let full = false
     const { limits, paused } = this.settings
-    if (paused) return { taken, again }
+    if (paused) return { taken, again, full }
     const known = asMap(handles)
+    const cap = limits.concurrency ?? Number.POSITIVE_INFINITY
     const limited = isLimited(limits)
     const most = limited ? slots : slots + ahead
     // A key that had its turn goes to the end, where the loop meets it again.
@@ -93,14 +98,17 @@ export class QueueTasks {
         continue
       }
       if (limited) {
-        if (this.claimed.size >= (limits.concurrency ?? Number.POSITIVE_INFINITY)) break
+        if (this.claimed.size >= cap) break
         const wait = limits.rate === undefined ? 0 : this.bucket.wait(limits.rate, now)
         if (wait > 0) {
           again = least(again, wait)
           break
         }
         if (key !== undefined) {
-          if (tasks.claimed.size >= (limits.perKey?.concurrency ?? Number.POSITIVE_INFINITY)) continue
+          if (tasks.claimed.size >= (limits.perKey?.concurrency ?? Number.POSITIVE_INFINITY)) {
+            full = true
+            continue
+          }
           const wait = limits.perKey?.rate === undefined ? 0 : tasks.bucket.wait(limits.perKey.rate, now)
           if (wait > 0) {
             again = least(again, wait)
@@ -117,9 +125,10 @@ export class QueueTasks {
       this.turns.delete(key)
       this.turns.set(key, tasks)
     }
+    if (this.claimed.size >= cap) full = true
     // None was cut short by a limit alone: the next one may find more.
     if (limited && slots > 0 && taken.length === slots) again = 0
-    return { taken, again }
+    return { taken, again, full }
   }
 
   configure(settings: Partial<QueueSettings>, now: number) {

@@ -46,8 +46,9 @@ export class Store {
     this.retention = retention
   }
 
+  /** Ids are the same in capitals. */
   get(id: string): Entry.Entry | undefined {
-    return this.tasks.get(id)
+    return this.tasks.get(id.toLowerCase())
   }
 
   matching(filter: Filter, now: number): ReadonlyArray<Entry.Entry> {
@@ -57,7 +58,7 @@ export class Store {
       const id = this.keys.get(name, idempotencyKey, now)
       among = id === undefined || ids?.includes(id) === false ? [] : [id]
     }
-    const entries = among === undefined ? this.tasks.values() : new Set(among.map((id) => this.tasks.get(id)))
+    const entries = among === undefined ? this.tasks.values() : new Set(among.map((id) => this.get(id)))
     return Array.from(entries).filter((entry) => entry !== undefined).filter(fits(filter))
   }
 
@@ -108,7 +109,8 @@ export class Store {
 
   claim(worker: string, wants: ReadonlyArray<Want>, now: number): Claims {
     const again = new Map<string, number>()
-    if (!this.workers.isAlive(worker)) return { tasks: [], again }
+    const full = new Set<string>()
+    if (!this.workers.isAlive(worker)) return { tasks: [], again, full }
     let held = this.held.get(worker)
     if (held === undefined) this.held.set(worker, held = new Set())
     const tasks = []
@@ -116,8 +118,9 @@ export class Store {
       const queue = this.queues.get(want.queue)
       if (queue === undefined) continue
       this.expire(queue, now)
-      const { again: after, taken } = queue.take(want, now)
+      const { again: after, full: isFull, taken } = queue.take(want, now)
       if (after !== undefined) again.set(want.queue, after)
+      if (isFull) full.add(want.queue)
       for (const entry of taken) {
         entry.fence += 1
         entry.worker = worker
@@ -125,7 +128,7 @@ export class Store {
         tasks.push(Entry.claimed(entry, now))
       }
     }
-    return { tasks, again }
+    return { tasks, again, full }
   }
 
   /** Records ended attempts and gives the tasks whose hold stood. */
@@ -197,7 +200,6 @@ export class Store {
       }
       this.held.delete(worker)
     }
-    this.sweep(now)
     return { workers, released, failed }
   }
 
@@ -280,7 +282,7 @@ export class Store {
   }
 
   /** Removes what need not be kept any longer. */
-  private sweep(now: number) {
+  sweep(now: number) {
     for (let next = this.kept.peek(); next !== undefined && next.until <= now; next = this.kept.peek()) {
       this.kept.pop()
       this.tasks.delete(next.entry.id)

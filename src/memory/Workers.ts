@@ -81,13 +81,13 @@ export class Workers {
     return found
   }
 
-  /** The highest version of a name that a worker handles whose lease has not passed. */
-  known(name: string, now: number): number | undefined {
+  /** The highest version of a name that a worker whose lease has not passed handles in this queue. */
+  known(queue: string, name: string, now: number): number | undefined {
     let highest: number | undefined
     for (const lease of this.leases.values()) {
       if (lease.dead || isOver(lease, now)) continue
       for (const handled of lease.handles) {
-        if (handled.name === name) highest = Math.max(highest ?? 0, handled.version)
+        if (handled.queue === queue && handled.name === name) highest = Math.max(highest ?? 0, handled.version)
       }
     }
     return highest

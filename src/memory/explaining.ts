@@ -15,8 +15,8 @@ export const whyNotRunning = (store: Store, id: string, now: number): WhyNotRunn
   if (dueAt > now) return { _tag: "NotDue", dueAt }
   const queue = store.queues.get(entry.queue)!
   if (queue.settings.paused) return { _tag: "Paused", queue: entry.queue }
-  const known = store.workers.known(name, now)
-  if (known === undefined) return { _tag: "NoWorker", name }
+  const known = store.workers.known(entry.queue, name, now)
+  if (known === undefined) return { _tag: "NoWorker", queue: entry.queue, name }
   if (known < version) return { _tag: "NewerVersion", version, known }
   return queue.hindrance(entry, now) ?? { _tag: "Nothing", ahead: queue.ahead(entry, mostAhead) }
 }

@@ -1,7 +1,7 @@
 /** Claiming tasks. */
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
-import type { BrokerError, ClaimedTask, Claims, Want } from "../Broker.ts"
+import type { BrokerError, ClaimedTask, Claims, Hold, Want } from "../Broker.ts"
 import { type Database, floats, integer, integers, type Row, text, texts, uuid } from "./Database.ts"
 import { type Lane, LowWater } from "./lowWater.ts"
 
@@ -11,11 +11,11 @@ export const columns = "id, queue, priority, fence, name, payload, attempt, loss
 
 const claimStatement = (schema: string) => `
 select ${columns}
-from ${schema}.horsies_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`
+from ${schema}.horsies_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`
 
-const claimLimitedStatement = (schema: string) => `
+const claimLimitedStatement = (schema: string, nowait: boolean) => `
 select ${columns}
-from ${schema}.horsies_claim_limited($1, $2, $3, $4, $5, $6)`
+from ${schema}.horsies_claim_limited($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, ${nowait})`
 
 /** The wait before a second look whose first try has failed, in milliseconds. */
 const secondTry = 100
@@ -72,26 +72,57 @@ const inTurns = (tasks: ReadonlyArray<Claimed>, last: (queue: string) => string)
   return placed.map(({ task }) => task)
 }
 
-/** Runs a claim together with what else its statement does. */
-export type Execute = (parameters: ReadonlyArray<unknown>) => Effect.Effect<ReadonlyArray<Row>, BrokerError>
+type Execute = (parameters: ReadonlyArray<unknown>) => Effect.Effect<ReadonlyArray<Row>, BrokerError>
+
+/** Runs a claim together with what else its statement does: from queues without limits, or from one that has some. */
+export interface Fused {
+  readonly open: Execute
+  readonly limited: Execute
+}
+
+interface Place {
+  readonly queue: string
+  readonly key: string
+}
+
+/** What a task counts against. */
+interface Counted extends Place {
+  /** Of its claim: it may have been claimed again by the statement that has recorded the end of the one before. */
+  readonly fence: number
+}
+
+const placeKey = ({ key, queue }: Place) => `${queue}\u0000${key}`
 
 interface Collected {
   readonly tasks: Array<ClaimedTask>
   readonly again: Map<string, number>
+  readonly full: Set<string>
+  /** Queues and keys in which a claim with limits has looked at all that there is. */
+  readonly ended: Set<string>
   /** Whether a statement has succeeded. */
   asked: boolean
 }
 
 export const make = (database: Database) => {
   const claimSql = claimStatement(database.schema)
-  const claimLimitedSql = claimLimitedStatement(database.schema)
+  const claimLimitedSql = claimLimitedStatement(database.schema, false)
+  const claimLimitedNowaitSql = claimLimitedStatement(database.schema, true)
   const lowWater = new LowWater()
   /** Queues that were found to have limits: they are claimed one by one. */
   const limited = new Set<string>()
   /** The key of each queue that had its turn last. */
   const turns = new Map<string, string>()
-  /** Tasks that count against a limit, with their queues: when they end, others may start. */
-  const counted = new Map<string, string>()
+  /** Tasks that count against a limit: when they end, others may start. */
+  const counted = new Map<string, Counted>()
+
+  const laneParameters = (lanes: ReadonlyArray<Lane>) => [
+    texts(lanes.map((lane) => lane.name)),
+    integers(lanes.map((lane) => lane.version)),
+    texts(lanes.map((lane) => lane.key)),
+    integers(lanes.map((lane) => lane.fromPriority)),
+    floats(lanes.map((lane) => lane.fromDueAt)),
+    integers(lanes.map((lane) => lane.toPriority))
+  ]
 
   const parameters = (wants: ReadonlyArray<Want>, lanes: ReadonlyArray<Lane>) => [
     texts(wants.map((want) => want.queue)),
@@ -99,11 +130,7 @@ export const make = (database: Database) => {
     integers(wants.map((want) => want.ahead)),
     texts(wants.map((want) => turns.get(want.queue) ?? "")),
     integers(lanes.map((lane) => lane.want + 1)),
-    texts(lanes.map((lane) => lane.name)),
-    integers(lanes.map((lane) => lane.version)),
-    integers(lanes.map((lane) => lane.fromPriority)),
-    floats(lanes.map((lane) => lane.fromDueAt)),
-    integers(lanes.map((lane) => lane.toPriority))
+    ...laneParameters(lanes)
   ]
 
   /** Takes tasks and remarks out of the rows of a claim. */
@@ -128,6 +155,13 @@ export const make = (database: Database) => {
             break
           case "again":
             into.again.set(queue, row[8] as number)
+            break
+          case "full":
+            into.full.add(queue)
+            break
+          case "end":
+            into.ended.add(placeKey({ queue, key: row[5] as string }))
+            lowWater.drop(queue, row[5] as string)
         }
       }
     }
@@ -139,25 +173,25 @@ export const make = (database: Database) => {
     return ordered
   }
 
-  const claimLimited = (worker: string, { handles, queue, slots }: Want, into: Collected) => {
-    if (slots === 0) return Effect.void
-    const versions = handles.flatMap(({ name, version }) =>
-      Array.from({ length: version }, (_, i): readonly [string, number] => [name, i + 1])
-    )
-    return Effect.map(
-      database.run(claimLimitedSql, [
-        uuid(worker),
-        text(queue),
-        integer(slots),
-        text(turns.get(queue) ?? ""),
-        texts(versions.map(([name]) => name)),
-        integers(versions.map(([, version]) => version))
-      ]),
-      (rows) => {
-        for (const { id } of collect(rows, into)) counted.set(id, queue)
-      }
-    )
-  }
+  const claimLimited = Effect.fnUntraced(function*(want: Want, into: Collected, execute: Execute) {
+    const { queue, slots } = want
+    const { forgotten, lanes } = lowWater.lanes([want], (yield* Clock.Clock).currentTimeMillisUnsafe())
+    const rows = yield* execute([
+      text(queue),
+      integer(slots),
+      text(turns.get(queue) ?? ""),
+      ...laneParameters(lanes)
+    ])
+    const tasks = collect(rows, into)
+    for (const { concurrencyKey: key = "", fence, id } of tasks) counted.set(id, { queue, key, fence })
+    // A claim that was left with room by all limits has seen the end, and needs no marks.
+    if (tasks.length >= slots || into.full.has(queue) || into.again.has(queue)) {
+      const learned = into.ended.size === 0
+        ? tasks
+        : tasks.filter(({ concurrencyKey: key = "" }) => !into.ended.has(placeKey({ queue, key })))
+      lowWater.learn(learned, forgotten)
+    }
+  })
 
   /** Claims from queues without limits; once more without marks where the marks may have hidden something. */
   const claimOpen: (
@@ -165,27 +199,34 @@ export const make = (database: Database) => {
     wants: ReadonlyArray<Want>,
     execute: Execute,
     into: Collected
-  ) => Effect.Effect<ReadonlyArray<Row>, BrokerError> = Effect.fnUntraced(function*(worker, wants, execute, into) {
+  ) => Effect.Effect<void, BrokerError> = Effect.fnUntraced(function*(worker, wants, execute, into) {
     const now = (yield* Clock.Clock).currentTimeMillisUnsafe()
     const { forgotten, lanes, marked } = lowWater.lanes(wants, now)
     const rows = yield* execute(parameters(wants, lanes))
     const tasks = collect(rows, into)
-    lowWater.learn(wants, tasks, now, forgotten)
-    if (!marked) return rows
     const counts = new Map<string, number>()
     for (const task of tasks) counts.set(task.queue, (counts.get(task.queue) ?? 0) + 1)
-    const rest = wants.flatMap((want) => {
+    // What found less than it wanted has seen the end, unless it says that there is more.
+    const short = wants.filter(({ ahead, queue, slots }) =>
+      (counts.get(queue) ?? 0) < slots + ahead && !into.again.has(queue)
+    )
+    for (const { queue } of short) lowWater.drop(queue)
+    const learned = short.length === 0
+      ? tasks
+      : tasks.filter((task) => short.every(({ queue }) => queue !== task.queue))
+    lowWater.learn(learned, forgotten)
+    const rest = short.flatMap((want) => {
+      if (!marked.has(want.queue) || limited.has(want.queue)) return []
       const count = counts.get(want.queue) ?? 0
-      if (count >= want.slots + want.ahead || limited.has(want.queue) || into.again.has(want.queue)) return []
       lowWater.forget(want.queue)
       const slots = Math.max(0, want.slots - count)
       return [{ ...want, slots, ahead: want.slots + want.ahead - count - slots }]
     })
-    if (rest.length > 0) yield* keeping(claimOpen(worker, rest, open(worker), into), rest, into)
-    return rows
+    if (rest.length > 0) yield* keeping(claimOpen(worker, rest, running(claimSql, worker), into), rest, into)
   })
 
-  const open = (worker: string): Execute => (parameters) => database.run(claimSql, [uuid(worker), ...parameters])
+  const running = (sql: string, worker: string): Execute => (parameters) =>
+    database.run(sql, [uuid(worker), ...parameters])
 
   /** What has been claimed or recorded by then must not be forgotten because a further look failed. */
   const keeping = (look: Effect.Effect<unknown, BrokerError>, wants: ReadonlyArray<Want>, into: Collected) =>
@@ -197,35 +238,51 @@ export const make = (database: Database) => {
 
   return {
     lowWater,
-    /** Claims what is wanted; from queues without limits, in one statement with `execute`, if there are any. */
-    claimWith: Effect.fnUntraced(function*(
-      worker: string,
-      wants: ReadonlyArray<Want>,
-      execute: Execute = open(worker)
-    ) {
-      const into: Collected = { tasks: [], again: new Map(), asked: false }
+    /**
+     * Claims what is wanted. The first statement may do something else as well, see `Fused`: it is the one for the queues
+     * without limits, if there are any. What else it does is then not kept waiting by somebody who is claiming from a queue
+     * with limits.
+     */
+    claimWith: Effect.fnUntraced(function*(worker: string, wants: ReadonlyArray<Want>, fused?: Fused) {
+      const open = running(claimSql, worker)
+      const limitedApart = running(fused === undefined ? claimLimitedSql : claimLimitedNowaitSql, worker)
+      const into: Collected = { tasks: [], again: new Map(), full: new Set(), ended: new Set(), asked: false }
       const without = wants.filter(({ queue }) => !limited.has(queue))
-      const rows = without.length === 0 ? undefined : yield* claimOpen(worker, without, execute, into)
-      for (const want of wants) {
-        if (!limited.has(want.queue)) continue
-        yield* keeping(claimLimited(worker, want, into), [want], into)
+      if (without.length > 0) yield* claimOpen(worker, without, fused?.open ?? open, into)
+      // What has limits has nothing ahead.
+      for (const want of wants.filter(({ queue, slots }) => limited.has(queue) && slots > 0)) {
+        if (!into.asked) yield* claimLimited(want, into, fused?.limited ?? limitedApart)
+        else yield* keeping(claimLimited(want, into, limitedApart), [want], into)
         // Its limits were taken away.
-        if (!limited.has(want.queue)) yield* keeping(claimOpen(worker, [want], open(worker), into), [want], into)
+        if (!limited.has(want.queue)) yield* keeping(claimOpen(worker, [want], open, into), [want], into)
       }
-      const claimed: Claims = into
-      return { rows, claimed }
+      return into as Claims
     }),
-    /** Whether any of these queues can be claimed from in the statement that finishes. */
-    fuses: (wants: ReadonlyArray<Want>): boolean => wants.some(({ queue }) => !limited.has(queue)),
-    /** The queues with limits of tasks that have ended or are handed back: others may start. */
-    freed: (ids: Iterable<string>): ReadonlySet<string> => {
+    /**
+     * The queues with limits of tasks that have ended or are handed back: others may start. Not where what was claimed since
+     * has taken all of their places, those of each key too.
+     */
+    freed: (ended: ReadonlyArray<Hold>, claimed: ReadonlyArray<Hold> = []): ReadonlySet<string> => {
       const queues = new Set<string>()
       if (counted.size === 0) return queues
-      for (const id of ids) {
-        const queue = counted.get(id)
-        if (queue === undefined) continue
+      const taken = new Map<string, number>()
+      for (const { id } of claimed) {
+        const place = counted.get(id)
+        if (place !== undefined) taken.set(placeKey(place), (taken.get(placeKey(place)) ?? 0) + 1)
+      }
+      for (const { fence, id } of ended) {
+        const place = counted.get(id)
+        if (place === undefined) continue
+        if (place.fence !== fence) {
+          // It has taken its own place again.
+          const left = taken.get(placeKey(place)) ?? 0
+          if (left > 0) taken.set(placeKey(place), left - 1)
+          continue
+        }
         counted.delete(id)
-        queues.add(queue)
+        const left = taken.get(placeKey(place)) ?? 0
+        if (left > 0) taken.set(placeKey(place), left - 1)
+        else queues.add(place.queue)
       }
       return queues
     }

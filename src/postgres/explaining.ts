@@ -4,12 +4,12 @@ import * as Option from "effect/Option"
 import type { BrokerError, EndState, QueueSettings, TaskRecord, WhyNotRunning } from "../Broker.ts"
 import { type Database, float, integer, text, uuid } from "./Database.ts"
 
-/** What the workers know that are alive: no version, when none knows the name. */
+/** What the workers that are alive know: no version, when none handles the name in this queue. */
 const knownStatement = (schema: string) => `
 select max(h.version)
 from ${schema}.horsies_heartbeats b
-cross join lateral unnest(b.names, b.versions) as h (name, version)
-where b.died_at is null and b.beat_at + b.lease >= ${schema}.horsies_now() and h.name = $1`
+cross join lateral unnest(b.queues, b.names, b.versions) as h (queue, name, version)
+where b.died_at is null and b.beat_at + b.lease >= ${schema}.horsies_now() and h.queue = $1 and h.name = $2`
 
 /** horsies_tasks_counted */
 const holdersStatement = (schema: string) => `
@@ -59,8 +59,8 @@ export const make = (
     if (task.dueAt > (yield* one<number>(nowStatement(schema), []))!) return { _tag: "NotDue", dueAt: task.dueAt }
     const { limits, paused } = yield* settings(queue)
     if (paused) return { _tag: "Paused", queue }
-    const known = yield* one<number>(knownStatement(schema), [text(name)])
-    if (known === undefined) return { _tag: "NoWorker", name }
+    const known = yield* one<number>(knownStatement(schema), [text(queue), text(name)])
+    if (known === undefined) return { _tag: "NoWorker", queue, name }
     if (known < task.version) return { _tag: "NewerVersion", version: task.version, known }
 
     const scopes = [

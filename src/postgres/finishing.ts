@@ -14,14 +14,14 @@ select id, queue, priority, case when cancelled then 'Cancelled' when failed the
 from ${schema}.horsies_retry($1, $7, $8, $9, $10, $11, $12, $13)`
 
 /** The functions run in the order of the statement; each sees what the ones before it did. */
-const finishAndClaimStatement = (schema: string) => `
+const fusedStatement = (schema: string, claim: string) => `
 select id, queue, priority, null::int as fence, null as name, null as payload,
   null::int as attempt, null::smallint as losses, null::float8 as due_at, null::float8 as waited,
   null::smallint as version, null as concurrency_key, null::float8 as timeout, null::float8 as expires_in, instead
 from (${finishStatement(schema)}) recorded
 union all
 select ${claimed}, null
-from ${schema}.horsies_claim($1, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)`
+from ${schema}.${claim}`
 
 /** As a row of the history says why there is no success. */
 const failureOf = (end: AttemptEnd) =>
@@ -55,7 +55,9 @@ const longAgo = -86_400_000
 const parametersOf = (worker: string, attempts: ReadonlyArray<EndedAttempt>) => {
   const ended: Array<EndedAttempt> = []
   const again: Array<EndedAttempt> = []
-  for (const attempt of attempts) (waitsAgain(attempt.end) ? again : ended).push(attempt)
+  // In the order in which a cancellation locks them: neither is to wait for the other in a circle.
+  const sorted = attempts.toSorted((a, b) => a.id < b.id ? -1 : 1)
+  for (const attempt of sorted) (waitsAgain(attempt.end) ? again : ended).push(attempt)
   const holds = (some: ReadonlyArray<EndedAttempt>) => [
     uuids(some.map(({ id }) => id)),
     integers(some.map(({ fence }) => fence)),
@@ -75,9 +77,8 @@ const parametersOf = (worker: string, attempts: ReadonlyArray<EndedAttempt>) => 
 }
 
 /** What became of ended attempts. */
-export interface Finished {
+export interface Recorded {
   readonly accepted: ReadonlySet<string>
-  readonly claimed: Claims
   /** Where tasks wait again, and for how long. */
   readonly waiting: ReadonlyArray<Announcement>
   /** Tasks that would have waited again, but were to be cancelled, or have lost too many workers. */
@@ -85,59 +86,73 @@ export interface Finished {
   readonly lost: ReadonlyArray<string>
 }
 
-const noClaims: Claims = { tasks: [], again: new Map() }
+/** That, and what was claimed with it. */
+export interface Finished extends Recorded {
+  readonly claimed: Claims
+}
+
+const nobody = () => {}
+
+const recordedIn = (rows: ReadonlyArray<Row>, attempts: ReadonlyArray<EndedAttempt>): Recorded => {
+  const accepted = new Set<string>()
+  const places = new Map<string, Row>()
+  const cancelled: Array<string> = []
+  const lost: Array<string> = []
+  for (const row of rows) {
+    const id = row[0] as string
+    accepted.add(id)
+    const instead = row.at(-1)
+    if (instead === "Cancelled") cancelled.push(id)
+    else if (instead === "Failed") lost.push(id)
+    else if (row[1] !== null) places.set(id, row)
+  }
+  const waiting: Array<Announcement> = []
+  if (places.size > 0) {
+    for (const { end, id } of attempts) {
+      const row = places.get(id)
+      if (row !== undefined) {
+        waiting.push({ queue: row[1] as string, priority: row[2] as number, dueIn: delayOf(end) ?? longAgo })
+      }
+    }
+  }
+  return { accepted, waiting, cancelled, lost }
+}
 
 export const make = (database: Database, claiming: Claiming) => {
   const finishSql = finishStatement(database.schema)
-  const finishAndClaimSql = finishAndClaimStatement(database.schema)
+  const withOpenSql = fusedStatement(
+    database.schema,
+    "horsies_claim($1, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)"
+  )
+  const withLimitedSql = fusedStatement(
+    database.schema,
+    "horsies_claim_limited($1, $14, $15, $16, $17, $18, $19, $20, $21, $22, true)"
+  )
 
+  /** `tell` is told as soon as they are recorded, whatever else there is to claim. */
   return Effect.fnUntraced(function*(
     worker: string,
     attempts: ReadonlyArray<EndedAttempt>,
-    wants: ReadonlyArray<Want>
+    wants: ReadonlyArray<Want>,
+    tell: (recorded: Recorded) => void = nobody
   ): Effect.fn.Return<Finished, BrokerError> {
     const finishing = parametersOf(worker, attempts)
     if (attempts.some(({ end }) => keepsItsPlace(end))) claiming.lowWater.forget()
-    const alone = database.run(finishSql, finishing)
-    let rows: ReadonlyArray<Row>
-    let claimed = noClaims
-    if (claiming.fuses(wants)) {
-      const both = yield* claiming.claimWith(
-        worker,
-        wants,
-        (parameters) => database.run(finishAndClaimSql, [...finishing, ...parameters])
-      )
-      claimed = both.claimed
-      rows = (both.rows ?? []).filter((row) => row[0] !== null && !isClaimed(row))
-    } else {
-      rows = yield* alone
-      // What is recorded is recorded, whatever becomes of the claim.
-      if (wants.length > 0) {
-        claimed = (yield* Effect.catch(claiming.claimWith(worker, wants), () =>
-          Effect.succeed({ claimed: { tasks: [], again: new Map(wants.map(({ queue }) => [queue, 100])) } }))).claimed
-      }
+    let recorded: Recorded | undefined
+    const record = (rows: ReadonlyArray<Row>) => {
+      recorded = recordedIn(rows, attempts)
+      tell(recorded)
     }
-    const accepted = new Set<string>()
-    const places = new Map<string, Row>()
-    const cancelled: Array<string> = []
-    const lost: Array<string> = []
-    for (const row of rows) {
-      const id = row[0] as string
-      accepted.add(id)
-      const instead = row.at(-1)
-      if (instead === "Cancelled") cancelled.push(id)
-      else if (instead === "Failed") lost.push(id)
-      else if (row[1] !== null) places.set(id, row)
-    }
-    const waiting: Array<Announcement> = []
-    if (places.size > 0) {
-      for (const { end, id } of attempts) {
-        const row = places.get(id)
-        if (row !== undefined) {
-          waiting.push({ queue: row[1] as string, priority: row[2] as number, dueIn: delayOf(end) ?? longAgo })
-        }
-      }
-    }
-    return { accepted, claimed, waiting, cancelled, lost }
+    const fused = (sql: string) => (parameters: ReadonlyArray<unknown>) =>
+      Effect.map(database.run(sql, [...finishing, ...parameters]), (rows) => {
+        record(rows.filter((row) => row[0] !== null && !isClaimed(row)))
+        return rows
+      })
+    const claimed = yield* claiming.claimWith(worker, wants, {
+      open: fused(withOpenSql),
+      limited: fused(withLimitedSql)
+    })
+    if (recorded === undefined) record(yield* database.run(finishSql, finishing))
+    return { ...recorded!, claimed }
   })
 }

@@ -12,7 +12,9 @@ const cancelStatement = (schema: string) => `
 select cancelled, requested, last from ${schema}.horsies_cancel(${filterArguments}, ${batchSize}, $7)`
 
 const resendStatement = (schema: string) => `
-select origin, id, queue, priority from ${schema}.horsies_resend(${filterArguments}, ${batchSize})`
+select origin, id, queue, priority from ${schema}.horsies_resend(${filterArguments}, $7::text::timestamptz, ${batchSize})`
+
+const nowStatement = (schema: string) => `select ${schema}.horsies_now()::text`
 
 /** horsies_queues_pkey */
 const queueStatement = (schema: string) => `
@@ -23,7 +25,10 @@ const pauseStatement = (schema: string) => `
 insert into ${schema}.horsies_queues as q (queue, paused) values ($1, $2)
 on conflict (queue) do update set paused = excluded.paused`
 
-/** Tasks that are claimed already count from now on. horsies_tasks_claimed */
+/**
+ * Tasks that are claimed already count from now on; those of claims that are under way, from the next recovery on. Locked in
+ * the order in which finishes lock. horsies_tasks_claimed
+ */
 const limitStatement = (schema: string) => `
 with limited as (
   insert into ${schema}.horsies_queues as q (
@@ -34,7 +39,10 @@ with limited as (
     rate_per = excluded.rate_per, burst = excluded.burst, key_concurrency = excluded.key_concurrency,
     key_rate = excluded.key_rate, key_rate_per = excluded.key_rate_per, key_burst = excluded.key_burst
 )
-update ${schema}.horsies_tasks set counted = true where state = 'CLAIMED' and queue = $1 and not counted`
+update ${schema}.horsies_tasks set counted = true
+where id = any (array(
+  select id from ${schema}.horsies_tasks where state = 'CLAIMED' and queue = $1 and not counted order by id for no key update
+))`
 
 const rateOf = (limit: unknown, per: unknown, burst: unknown): Rate | undefined =>
   limit === null ? undefined : { limit: limit as number, per: per as number, burst: burst as number }
@@ -88,10 +96,12 @@ export const make = (database: Database, wakeUps: WakeUps, cancelled: (ids: Read
 
   const resend = Effect.fnUntraced(function*(filter: Filter) {
     const parameters = yield* filterParameters(filter)
+    // What is sent again may fail at once: that is not to be sent once more.
+    const [now] = yield* database.run(nowStatement(schema), [])
     const all: Array<{ readonly origin: string; readonly id: string }> = []
     let found: number
     do {
-      const rows = yield* database.run(resendStatement(schema), parameters)
+      const rows = yield* database.run(resendStatement(schema), [...parameters, text(now![0] as string)])
       found = rows.length
       for (const row of rows) all.push({ origin: row[0] as string, id: row[1] as string })
       yield* database.afterCommit(

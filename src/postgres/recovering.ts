@@ -15,15 +15,16 @@ const dueJitter = 2
 const registerStatement = (schema: string) => `
 with defined as (
   insert into ${schema}.horsies_definitions as d (
-    name, queue, version, priority, max_losses, timeout, retention, seen_at
+    name, queue, version, priority, max_losses, timeout, retention, idempotency_window, seen_at
   )
-  select n.name, n.queue, n.version, n.priority, n.max_losses, n.timeout, n.retention, ${schema}.horsies_now()
-  from unnest($6::text[], $7::int[], $8::text[], $9::int[], $10::int[], $11::float8[], $12::float8[])
-    as n (name, version, queue, priority, max_losses, timeout, retention)
+  select n.name, n.queue, n.version, n.priority, n.max_losses, n.timeout, n.retention, n.idempotency_window,
+    ${schema}.horsies_now()
+  from unnest($5::text[], $6::text[], $7::int[], $8::int[], $9::int[], $10::float8[], $11::float8[], $12::float8[])
+    as n (queue, name, version, priority, max_losses, timeout, retention, idempotency_window)
   order by n.name
   on conflict (name) do update set queue = excluded.queue, version = excluded.version, priority = excluded.priority,
     max_losses = excluded.max_losses, timeout = excluded.timeout, retention = excluded.retention,
-    seen_at = excluded.seen_at
+    idempotency_window = excluded.idempotency_window, seen_at = excluded.seen_at
   -- While an older version is still running, the newer one is right.
   where d.version <= excluded.version
 )
@@ -106,8 +107,6 @@ export const make = (database: Database, options: {
   readonly ready: Effect.Effect<void>
   /** Tasks have ended without anybody finishing them. */
   readonly ended: (ids: ReadonlyArray<string>) => void
-  /** Removes what need not be kept any longer. */
-  readonly sweep: Effect.Effect<void, BrokerError>
 }) => {
   const { schema } = database
 
@@ -118,14 +117,14 @@ export const make = (database: Database, options: {
         float(worker.lease),
         text(worker.host),
         integer(worker.pid),
-        texts(worker.queues),
+        texts(worker.handles.map(({ queue }) => queue)),
         texts(worker.handles.map(({ name }) => name)),
         integers(worker.handles.map(({ version }) => version)),
-        texts(worker.handles.map(({ queue }) => queue)),
         integers(worker.handles.map(({ priority }) => priority)),
         integers(worker.handles.map(({ maxLosses }) => maxLosses)),
         floats(worker.handles.map(({ timeout }) => timeout ?? null)),
-        floats(worker.handles.map(({ retention }) => retention ?? null))
+        floats(worker.handles.map(({ retention }) => retention ?? null)),
+        floats(worker.handles.map(({ idempotencyWindow }) => idempotencyWindow))
       ])
     )
 
@@ -175,17 +174,19 @@ export const make = (database: Database, options: {
   const recover: Broker["Service"]["recover"] = Effect.gen(function*() {
     const dead = yield* database.run(buryStatement(schema), [])
     const counts = { workers: dead.length, released: 0, failed: 0 }
+    let over = 0
     let found: number
     do {
       const [row] = yield* database.run(recoverStatement(schema), [])
       const [released, failed, cancelled] = row as unknown as ReadonlyArray<ReadonlyArray<string>>
       found = released!.length + failed!.length + cancelled!.length
+      over += found
       counts.released += released!.length
       counts.failed += failed!.length
       options.ended([...failed!, ...cancelled!])
     } while (found === batchSize)
-    if (counts.released > 0) yield* options.ready
-    yield* options.sweep
+    // What has ended has counted against limits, too.
+    if (over > 0) yield* options.ready
     return counts satisfies Recovered
   })
 

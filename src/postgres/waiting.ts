@@ -1,7 +1,8 @@
 /**
  * Waiting for outcomes. A waiter registers, commits, then looks; who finishes a task reads who waits in a new statement
  * after its own commit, then notifies. One of the two sees the other whatever the order. What is lost on the way is made
- * good by one batched look per process and floor.
+ * good by one batched look per process and floor. How a task ends that a worker of the same process holds is known without
+ * all that, so a waiter gives such a worker a moment to claim it.
  */
 import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
@@ -12,7 +13,7 @@ import * as Queue from "effect/Queue"
 import * as Random from "effect/Random"
 import * as Stream from "effect/Stream"
 import { type BrokerError, type FailureKind, type Hold, type Outcome, TaskNotFound } from "../Broker.ts"
-import { realClock } from "../connection/Deadlines.ts"
+import { monotonic, realClock } from "../connection/Deadlines.ts"
 import type { SessionListener } from "../connection/SessionListener.ts"
 import { type Database, float, isUuid, type Row, text, uuids } from "./Database.ts"
 
@@ -23,8 +24,9 @@ const pollFloor = Duration.millis(500)
 /** Up to this many ended tasks, their waiters are looked up without asking first whether there are any. */
 const fewIds = 20
 
-/** How long a look waits for a claim in its own process. */
-const claimWindow = Duration.millis(3)
+/** How long a look waits for a claim in its own process, in milliseconds: twice as long as such a claim took of late. */
+const shortestWindow = 3
+const longestWindow = 100
 
 /** Ids per look, and per NOTIFY (37 characters each, less than 8000 bytes). */
 const mostIds = 1000
@@ -66,6 +68,12 @@ delete from ${schema}.horsies_waiters where task = any ($1) and listener = $2`
 
 type Waiter = Deferred.Deferred<Outcome, BrokerError | TaskNotFound>
 
+/** Those who wait for one task, and since when the first of them does, in milliseconds. */
+interface Waiters {
+  readonly since: number
+  readonly all: Set<Waiter>
+}
+
 /** The time in a UUIDv7, in milliseconds, less a day for senders whose clock is ahead. */
 export const earliestOf = (ids: Iterable<string>): number => {
   let earliest = Number.POSITIVE_INFINITY
@@ -87,7 +95,7 @@ export const make = Effect.fnUntraced(function*(
   listener: SessionListener["Service"]
 ) {
   const channel = `horsies_done_${self.replaceAll("-", "")}`
-  const waiting = new Map<string, Set<Waiter>>()
+  const waiting = new Map<string, Waiters>()
   /** Open while anybody waits, and a floor longer. */
   const somebody = yield* Latch.make()
   const looks = new Set<string>()
@@ -96,6 +104,9 @@ export const make = Effect.fnUntraced(function*(
     for (const id of ids) looks.add(id)
     toLook.openUnsafe()
   }
+  /** What somebody has just begun to wait for, the oldest first. */
+  const fresh = new Set<string>()
+  const toLookSoon = yield* Latch.make()
   const ended = yield* Queue.unbounded<string>()
   const register = registerStatement(database.schema)
   const look = lookStatement(database.schema)
@@ -107,12 +118,16 @@ export const make = Effect.fnUntraced(function*(
     const waiters = waiting.get(id)
     if (waiters === undefined) return
     waiting.delete(id)
-    for (const waiter of waiters) Deferred.doneUnsafe(waiter, exit)
+    for (const waiter of waiters.all) Deferred.doneUnsafe(waiter, exit)
   }
 
-  /** Tasks that a worker of this process holds: how they end is known here first. */
-  const held = new Set<string>()
-  let worksHere = false
+  /** Tasks that a worker of this process holds, with their fences: how they end is known here first. */
+  const held = new Map<string, number>()
+  /** Milliseconds that a look waits for them; `undefined` while no worker of this process has claimed anything. */
+  let claimWindow: number | undefined
+  const setWindow = (millis = shortestWindow) => {
+    claimWindow = Math.min(longestWindow, Math.max(shortestWindow, millis))
+  }
 
   const lookAt = Effect.fnUntraced(function*(ids: ReadonlyArray<string>) {
     if (listener.listens) yield* database.run(register, [uuids(ids), text(channel)])
@@ -147,11 +162,33 @@ export const make = Effect.fnUntraced(function*(
 
   yield* Effect.gen(function*() {
     yield* toLook.await
-    // By the end of the window a worker of this process has mostly claimed what was just sent.
-    if (worksHere) yield* Effect.provideService(Effect.sleep(claimWindow), Clock.Clock, realClock)
     toLook.closeUnsafe()
     const ids = [...looks]
     looks.clear()
+    yield* lookAtAll(ids, (id) => !held.has(id))
+  }).pipe(Effect.forever, Effect.forkScoped)
+
+  /** What has been waited for this long. */
+  const agedOf = (millis: number) => {
+    const before = monotonic() - millis
+    return [...fresh].filter((id) => (waiting.get(id)?.since ?? 0) <= before)
+  }
+
+  yield* Effect.gen(function*() {
+    yield* toLookSoon.await
+    const [oldest = ""] = fresh
+    const window = claimWindow ?? 0
+    // By the end of the window a worker of this process has mostly claimed what was just sent.
+    const wait = (waiting.get(oldest)?.since ?? 0) + window - monotonic()
+    if (wait > 0) yield* Effect.provideService(Effect.sleep(wait), Clock.Clock, realClock)
+    // What others have claimed is not to wait for long.
+    if (claimWindow !== undefined && agedOf(window).some((id) => waiting.has(id) && !held.has(id))) {
+      setWindow(window / 2)
+    }
+    // Some before their time: not a look for each.
+    const ids = agedOf(window / 2)
+    for (const id of ids) fresh.delete(id)
+    if (fresh.size === 0) toLookSoon.closeUnsafe()
     yield* lookAtAll(ids, (id) => !held.has(id))
   }).pipe(Effect.forever, Effect.forkScoped)
 
@@ -192,26 +229,34 @@ export const make = Effect.fnUntraced(function*(
         if (!isUuid(id)) return Effect.fail(new TaskNotFound({ id }))
         const waiter: Waiter = Deferred.makeUnsafe()
         const others = waiting.get(id)
-        if (others === undefined) waiting.set(id, new Set([waiter]))
-        else others.add(waiter)
-        somebody.openUnsafe()
-        askFor([id])
+        if (others === undefined) {
+          waiting.set(id, { since: monotonic(), all: new Set([waiter]) })
+          fresh.add(id)
+          somebody.openUnsafe()
+          toLookSoon.openUnsafe()
+        } else {
+          others.all.add(waiter)
+        }
         return Effect.onInterrupt(Deferred.await(waiter), () =>
           Effect.sync(() => {
             const left = waiting.get(id)
-            left?.delete(waiter)
-            if (left?.size === 0) waiting.delete(id)
+            left?.all.delete(waiter)
+            if (left?.all.size === 0) waiting.delete(id)
           }))
       }),
     /** Tasks that a worker of this process holds from now on. */
     claimed: (tasks: ReadonlyArray<Hold>) => {
-      worksHere = true
-      for (const { id } of tasks) held.add(id)
+      for (const { fence, id } of tasks) held.set(id, fence)
+      const awaited = tasks.find(({ id }) => waiting.has(id))
+      setWindow(awaited === undefined ? claimWindow : 2 * (monotonic() - waiting.get(awaited.id)!.since))
     },
     /** Tasks that it does not hold any more. */
     freed: (tasks: ReadonlyArray<Hold>) => {
-      for (const { id } of tasks) {
-        if (held.delete(id) && waiting.has(id)) askFor([id])
+      for (const { fence, id } of tasks) {
+        // It may have been claimed again by the statement that has recorded the end of the claim before.
+        if (held.get(id) !== fence) continue
+        held.delete(id)
+        if (waiting.has(id)) askFor([id])
       }
     },
     /** Tasks that have ended, after the commit; with the outcome, where it is known here. */

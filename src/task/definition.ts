@@ -158,12 +158,15 @@ export const define = <
 }
 
 /** The part of a definition that a worker makes known. */
-export const known = ({ maxLosses, name, priority, queue, retention, timeout, version }: Known): Known => ({
+export const known = (
+  { idempotencyWindow, maxLosses, name, priority, queue, retention, timeout, version }: Known
+): Known => ({
   name,
   version,
   queue,
   priority,
   timeout,
   maxLosses,
-  retention
+  retention,
+  idempotencyWindow
 })

@@ -50,11 +50,3 @@ export const wrongTag = (tags: Tags): string | undefined => {
   }
   return undefined
 }
-
-const uuidV7 = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/
-
-export const isId = (id: string) => uuidV7.test(id)
-
-/** When a UUIDv7 was made, in milliseconds since the epoch. */
-export const timeOfId = (id: string): number | undefined =>
-  isId(id) ? Number.parseInt(id.slice(0, 8) + id.slice(9, 13), 16) : undefined

@@ -17,7 +17,7 @@ import {
   TaskTimedOut,
   WaitTimedOut
 } from "./errors.ts"
-import { timeOfId } from "./limits.ts"
+import { timeOfId } from "./ids.ts"
 
 /** What awaiting a task gives. */
 export type Awaited<Success extends Schema.Top, Error extends Schema.Top> = Effect.Effect<

@@ -1,5 +1,4 @@
 /** From a payload and options to a task that is stored. */
-import * as SecureRandom from "effect/crypto/SecureRandom"
 import * as DateTime from "effect/DateTime"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -9,18 +8,8 @@ import { Buffer } from "node:buffer"
 import { Broker, type BrokerError, type IdTaken, type NewTask, type Sent, type Tags, type When } from "../Broker.ts"
 import type { Definition } from "./definition.ts"
 import { PayloadError } from "./errors.ts"
-import {
-  isId,
-  isKey,
-  isPriority,
-  keyRule,
-  latestTime,
-  millisOf,
-  priorityRule,
-  spanOf,
-  spanRule,
-  wrongTag
-} from "./limits.ts"
+import { isId, makeId } from "./ids.ts"
+import { isKey, isPriority, keyRule, latestTime, millisOf, priorityRule, spanOf, spanRule, wrongTag } from "./limits.ts"
 
 /** Options of one `sendMany`. They hold for all of its tasks. */
 export interface SendManyOptions {
@@ -61,9 +50,6 @@ const batchSize = 1000
 /** And characters of payload: a thousand large ones would neither fit a statement nor a small memory. */
 const batchCharacters = 4_000_000
 
-/** Makes an id for `send`: a UUIDv7, so that ids sort by the time of sending. */
-export const makeId: Effect.Effect<string> = Effect.sync(() => SecureRandom.uuidV7Unsafe())
-
 export const newTask = Effect.fnUntraced(
   function*<Payload extends Schema.Top, Success extends Schema.Top, Error extends Schema.Top>(
     definition: Definition<Payload, Success, Error>,
@@ -74,7 +60,7 @@ export const newTask = Effect.fnUntraced(
     const value = yield* Effect.mapError(definition.makePayload(input), (error) => refuse(error.message))
     const payload = yield* Effect.mapError(definition.encodePayload(value), (error) => refuse(error.message))
     const task: NewTask = {
-      id: options.id ?? SecureRandom.uuidV7Unsafe(),
+      id: options.id ?? (yield* makeId),
       name: definition.name,
       queue: definition.queue,
       payload,

@@ -121,10 +121,10 @@ select count(*) filter (where state = 'active')::int,
 from pg_stat_activity
 where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()`
 
-/** Statements that wait for a connection, of the pool that the test has. The database does not know of them yet. */
-const waiting = Effect.flatMap(
+/** Statements of the pool that the test has. The database may not know of them yet. */
+const statements = Effect.flatMap(
   Effect.serviceOption(PooledSql.PoolStats),
-  (pool) => Option.isNone(pool) ? Effect.succeed(0) : Effect.map(pool.value.get, ({ waiting }) => waiting)
+  (pool) => Option.isNone(pool) ? Effect.succeed(0) : pool.value.statements
 )
 
 /** Waits until nobody has asked this database for anything for a while. */
@@ -140,7 +140,7 @@ const quiet = (database: Database): Effect.Effect<void, BrokerError> =>
       const [row] = yield* database.run(activityStatement, [])
       const [active, queries, activity] = row as readonly [number, string | null, string]
       const now = monotonic()
-      if (active === 0 && activity === last && (yield* waiting) === 0) {
+      if (active === 0 && activity === last && (yield* statements) === 0) {
         if (++looks >= quietLooks && now - since >= quietFor) return
       } else {
         last = activity

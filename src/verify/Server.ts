@@ -1,4 +1,5 @@
 /** The server that a run works against: an embedded one, or that of the user. */
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Redacted from "effect/Redacted"
 import * as Result from "effect/Result"
@@ -23,8 +24,10 @@ export interface Server {
   /** What sessions use, and ordinary statements when there is no pooler. */
   readonly direct: Way
   readonly pooler: Way | undefined
-  /** None where nobody may restart it. */
+  /** None where nobody may restart it. `down`: how long it stays away, where it can. */
   readonly restart: ((how: "fast" | "immediate", down: number) => Effect.Effect<void, VerifyError>) | undefined
+  /** Whether it can stay away for a while. */
+  readonly outages: boolean
 }
 
 /** Connections of all workers, their children and producers at once, with room for those that a fault left behind. */
@@ -57,6 +60,7 @@ const embedded: Effect.Effect<Server, VerifyError, Scope.Scope> = Effect.gen(fun
     url: server.url,
     direct: yield* wayOf(server.url, { sslmode: "disable" }),
     pooler: undefined,
+    outages: true,
     restart: (how, down) =>
       server.stop(how).pipe(
         Effect.andThen(Effect.sleep(down)),
@@ -66,8 +70,15 @@ const embedded: Effect.Effect<Server, VerifyError, Scope.Scope> = Effect.gen(fun
   }
 })
 
+/** How long a restart command may take. */
+const restartLimit = "60 seconds"
+
 /** Runs a command of the user. It finds the kind of restart in `$1`. */
-const runCommand = (command: string, how: string) =>
+export const runCommand = (
+  command: string,
+  how: string,
+  limit: Duration.Input = restartLimit
+): Effect.Effect<void, VerifyError> =>
   Effect.callback<void, VerifyError>((resume) => {
     const child = spawn("/bin/sh", ["-c", command, "restart", how], { stdio: ["ignore", "ignore", "inherit"] })
     const fail = (message: string) => resume(Effect.fail(new VerifyError({ message })))
@@ -75,9 +86,14 @@ const runCommand = (command: string, how: string) =>
     child.once("exit", (code) =>
       code === 0 ? resume(Effect.void) : fail(`the restart command ended with exit code ${code}`))
     return Effect.sync(() =>
-      child.kill()
+      child.kill("SIGKILL")
     )
-  })
+  }).pipe(
+    Effect.timeoutOrElse({
+      duration: limit,
+      orElse: () => Effect.fail(new VerifyError({ message: `the restart command took longer than ${limit}` }))
+    })
+  )
 
 /** Starts the embedded server, or finds that of the user. */
 export const make = Effect.fnUntraced(function*(options: {
@@ -96,6 +112,7 @@ export const make = Effect.fnUntraced(function*(options: {
     url: databaseUrl,
     direct: yield* wayOf(databaseUrl),
     pooler: poolerUrl === undefined ? undefined : yield* wayOf(poolerUrl),
+    outages: false,
     restart: restartCommand === undefined ? undefined : (how) => runCommand(restartCommand, how)
   }
 })

@@ -49,7 +49,8 @@ export const database = (settings: Settings): Options => ({
     pgbouncerTransactionMode: true
   }),
   schema: settings.schema,
-  applicationName: "horsies-verify",
+  // Of this run alone: its backends are terminated by that name.
+  applicationName: settings.schema,
   connectTimeout: "2 seconds",
   poolTimeout: "5 seconds",
   poolSize: 3,

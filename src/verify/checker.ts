@@ -1,7 +1,7 @@
 /** Looks for broken rules in what a run has left behind. Knows nothing of how it came about. */
-import type { Evidence, Outcome, Run, Send } from "./evidence.ts"
+import type { Evidence, Happened, Outcome, Run, Send } from "./evidence.ts"
 import { recoveries } from "./recovery.ts"
-import { retries } from "./tasks.ts"
+import { mostLosses, retries } from "./tasks.ts"
 
 /** What a rule promises. */
 export type Rule =
@@ -15,10 +15,16 @@ export type Rule =
   | "fenceTwice"
   | "lateRecovery"
   | "lateStart"
+  | "nothingSent"
+  | "nothingRecovered"
+  | "faultMissing"
+  | "crashed"
+  | "hung"
 
 export interface Violation {
   readonly rule: Rule
-  readonly task: string
+  /** None: it is about the run as a whole. */
+  readonly task: string | undefined
   readonly message: string
 }
 
@@ -33,6 +39,8 @@ export interface Report {
   readonly effectsDoubled: number
   /** Runs of handlers beyond those that attempts account for. */
   readonly extraRuns: number
+  /** How many recoveries `maxRecoverySeconds` is the longest of. */
+  readonly recoveries: number
   readonly kills: number
   readonly freezes: number
   readonly restarts: number
@@ -81,10 +89,13 @@ const staleness = ({ outcomes, runs }: TaskEvidence, outcome: Outcome): string |
 
 /** What the outcome of a task should have been, where that is certain. */
 const wrongness = (task: TaskEvidence, outcome: Outcome, cancelled: boolean): string | undefined => {
-  const { failure, state } = outcome
+  const { failure, past, state } = outcome
   if (cancelled) return state === "CANCELLED" ? undefined : `it had been cancelled, and is ${state}`
-  // Three lost workers end any task.
-  if (failure === "Lost") return undefined
+  // Lost workers end any task: the last of them is in no attempt before.
+  if (failure === "Lost") {
+    const losses = 1 + past.filter(({ outcome }) => outcome === "Lost").length
+    return losses >= mostLosses ? undefined : `it has failed as lost after ${losses} losses instead of ${mostLosses}`
+  }
   const [send] = task.sends
   if (send === undefined) return undefined
   if (send.kind === "cancelled" && state === "CANCELLED") return undefined
@@ -92,14 +103,21 @@ const wrongness = (task: TaskEvidence, outcome: Outcome, cancelled: boolean): st
   return state === expected ? undefined : `it is ${state} (${failure ?? "no failure"}) instead of ${expected}`
 }
 
+/** Whether a fault has taken tasks from a worker. */
+const takesAWorkerAway = ({ what, worker }: Happened) =>
+  worker !== undefined && (what === "kill" || what === "freeze" || what === "partition")
+
 /** Checks a run. Its report says what was found, and which rules are broken. */
 export const check = (evidence: Evidence): Report => {
   const violations: Array<Violation> = []
   const found: Partial<Record<Rule, number>> = {}
-  const violated = (rule: Rule, task: string, message: string, count = 1) => {
+  const violated = (rule: Rule, task: string | undefined, message: string, count = 1) => {
     found[rule] = (found[rule] ?? 0) + count
     violations.push({ rule, task, message })
   }
+  for (const fault of evidence.missing) violated("faultMissing", undefined, `planned, and never happened: ${fault}`)
+  for (const process of evidence.crashed) violated("crashed", undefined, process)
+  for (const process of evidence.hung) violated("hung", undefined, process)
   const live = new Map(evidence.live.map((row) => [row.task, row]))
   const cancelled = new Set(evidence.cancelled)
   const keys = new Map<string, string>()
@@ -144,10 +162,13 @@ export const check = (evidence: Evidence): Report => {
       if (run.fence === runs[i + 1]?.fence) violated("fenceTwice", id, `two runs have fence ${run.fence}`)
     })
 
-    // Without an outcome there is no telling whether the transaction was committed.
-    const completed = outcomes.some(({ state }) => state === "COMPLETED")
-    const expected = completed && sends[0]?.kind === "transactional" ? 1 : 0
-    if (effects.length < expected) violated("effectMissing", id, "it is COMPLETED, and its row is missing")
+    const completed = sends[0]?.kind === "transactional"
+      ? outcomes.find(({ state }) => state === "COMPLETED")
+      : undefined
+    const expected = completed === undefined ? 0 : 1
+    if (completed !== undefined && !effects.some(({ fence }) => fence === completed.fence)) {
+      violated("effectMissing", id, `it is COMPLETED under fence ${completed.fence}, and the row of that is missing`)
+    }
     if (effects.length > expected) {
       violated("effectDoubled", id, `${effects.length} rows instead of ${expected}`, effects.length - expected)
     }
@@ -155,8 +176,13 @@ export const check = (evidence: Evidence): Report => {
   }
 
   const { bounds, faults, probes } = evidence
+  if (acknowledged === 0) violated("nothingSent", undefined, "no task was sent: this run has shown nothing")
+  const recovered = recoveries(evidence, tasks)
+  if (recovered.length === 0 && faults.some(takesAWorkerAway)) {
+    violated("nothingRecovered", undefined, "workers were taken away, and no recovery could be measured")
+  }
   let slowest = 0
-  for (const { fault, millis, task } of recoveries(evidence, tasks)) {
+  for (const { fault, millis, task } of recovered) {
     slowest = Math.max(slowest, millis)
     if (millis > bounds.recovery) {
       violated("lateRecovery", task, `ran again ${millis / 1000} s after: ${fault.what} ${fault.detail}`)
@@ -183,10 +209,11 @@ export const check = (evidence: Evidence): Report => {
     effectsMissing: found.effectMissing ?? 0,
     effectsDoubled: found.effectDoubled ?? 0,
     extraRuns,
+    recoveries: recovered.length,
     kills: count("kill"),
     freezes: count("freeze"),
     restarts: count("restart"),
-    cuts: count("cut"),
+    cuts: count("cut") + count("partition"),
     maxRecoverySeconds: slowest / 1000,
     maxStartSeconds: latest / 1000,
     violations

@@ -20,6 +20,14 @@ export interface Run extends Pick<BeginLine, "task" | "fence" | "at"> {
   readonly end: Pick<EndLine, "at" | "how"> | undefined
 }
 
+/** An attempt that has not ended its task, as the table has it, or the loss of one. */
+export interface PastAttempt {
+  readonly outcome: string
+  /** None: nobody knows. */
+  readonly startedAt: number | null
+  readonly endedAt: number
+}
+
 /** A row of the history: an outcome that was recorded. */
 export interface Outcome {
   readonly task: string
@@ -30,14 +38,16 @@ export interface Outcome {
   readonly failure: string | undefined
   /** Which run has come to it, as that run itself says. */
   readonly by: { readonly fence: number; readonly pid: number } | undefined
-  /** Attempts and losses before, for the reader. */
-  readonly past: ReadonlyArray<unknown>
+  /** Attempts and losses before, in their order. */
+  readonly past: ReadonlyArray<PastAttempt>
+  /** When its last attempt started. None: it had none, or nobody knows. */
+  readonly startedAt: number | null
   readonly endedAt: number
 }
 
 /** A fault that has happened. */
 export interface Happened {
-  readonly what: "kill" | "freeze" | "stall" | "cut" | "restart" | "delay"
+  readonly what: "kill" | "freeze" | "stall" | "cut" | "partition" | "restart" | "delay"
   readonly detail: string
   readonly at: number
   /** When it was over: the process goes on or another has taken its place, the server is back. */
@@ -79,6 +89,12 @@ export interface Evidence {
   /** Tasks that the broker has said are cancelled. */
   readonly cancelled: ReadonlyArray<CancelledLine["id"]>
   readonly faults: ReadonlyArray<Happened>
+  /** Kinds of faults that were planned, and of which none has happened. */
+  readonly missing: ReadonlyArray<string>
+  /** Processes that have ended by themselves, and how. */
+  readonly crashed: ReadonlyArray<string>
+  /** What has come to no end: processes that did not start again, or did not end when they were told to; waiting tasks. */
+  readonly hung: ReadonlyArray<string>
   readonly probes: ReadonlyArray<Probe>
   readonly bounds: Bounds
 }

@@ -1,4 +1,5 @@
 /** Gathers what a run has left behind: in the files of its processes, and in the tables. */
+import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import type { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
@@ -14,14 +15,16 @@ type Mutable<A> = { -readonly [K in keyof A]: A[K] }
 const page = 20_000
 
 const outcomesStatement = (schema: string) => `
-select id, state, fence, attempts, failure, result, past, ended_at
+select id, state, fence, attempts, failure, result, past, started_at, ended_at
 from (
   select h.id, h.state::text as state, h.fence, h.attempts, h.failure, h.result::text as result,
-    array_to_json(h.past)::text as past, (extract(epoch from h.ended_at) * 1000)::float8 as ended_at
+    array_to_json(h.past)::text as past, (extract(epoch from h.started_at) * 1000)::float8 as started_at,
+    (extract(epoch from h.ended_at) * 1000)::float8 as ended_at
   from ${schema}.horsies_history h
   union all
   select h.id, h.state::text, h.fence, h.attempts, h.failure, h.result::text,
-    array_to_json(h.past)::text, (extract(epoch from h.ended_at) * 1000)::float8
+    array_to_json(h.past)::text, (extract(epoch from h.started_at) * 1000)::float8,
+    (extract(epoch from h.ended_at) * 1000)::float8
   from ${schema}.horsies_history_overflow h
 ) ended
 where id > $1
@@ -36,6 +39,7 @@ interface Row {
   readonly failure: string | null
   readonly result: string | null
   readonly past: string | null
+  readonly started_at: number | null
   readonly ended_at: number
 }
 
@@ -47,7 +51,22 @@ const byOf = (result: string | null): Outcome["by"] => {
     : undefined
 }
 
+const pastOf = (past: string | null) => past === null ? [] : JSON.parse(past) as Outcome["past"]
+
+/** Milliseconds by which the server's clock is ahead of that of this machine. */
+const clockAhead = Effect.fnUntraced(function*(sql: SqlClient) {
+  const before = yield* Clock.currentTimeMillis
+  const [row] = yield* sql.unsafe<{ readonly at: number }>(
+    "select (extract(epoch from clock_timestamp()) * 1000)::float8 as at"
+  )
+  const after = yield* Clock.currentTimeMillis
+  return row === undefined ? 0 : row.at - (before + after) / 2
+})
+
+/** Times are by the clock of this machine. */
 const outcomes = Effect.fnUntraced(function*(sql: SqlClient, schema: string) {
+  const ahead = yield* clockAhead(sql)
+  const own = <A extends number | null>(at: A) => at === null ? at : Math.round(at - ahead)
   const found: Array<Outcome> = []
   let after = "00000000-0000-0000-0000-000000000000"
   while (true) {
@@ -60,8 +79,11 @@ const outcomes = Effect.fnUntraced(function*(sql: SqlClient, schema: string) {
         attempts: row.attempts,
         failure: row.failure ?? undefined,
         by: byOf(row.result),
-        past: row.past === null ? [] : JSON.parse(row.past) as ReadonlyArray<unknown>,
-        endedAt: row.ended_at
+        past: pastOf(row.past).map((past) =>
+          Object.assign(past, { startedAt: own(past.startedAt), endedAt: own(past.endedAt) })
+        ),
+        startedAt: own(row.started_at),
+        endedAt: own(row.ended_at)
       })
     }
     const last = rows.at(-1)

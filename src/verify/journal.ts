@@ -2,7 +2,7 @@
  * What the processes of a run have seen, written down as it happens. Each process appends to files of its own. A line that
  * was written is there, however its process ends: processes die in a run, the machine does not.
  */
-import { closeSync, openSync, readSync, writeSync } from "node:fs"
+import { appendFileSync, closeSync, fstatSync, ftruncateSync, openSync, readSync } from "node:fs"
 import { StringDecoder } from "node:string_decoder"
 import type { Kind } from "./tasks.ts"
 
@@ -76,10 +76,22 @@ export interface Journal<Line> {
   readonly write: (line: Line) => void
 }
 
+/** Longer than any line. */
+const longest = 1 << 16
+
+/** Takes away the line over which the process before this one has died. */
+const mend = (file: number) => {
+  const { size } = fstatSync(file)
+  const end = Buffer.alloc(Math.min(size, longest))
+  readSync(file, end, 0, end.length, size - end.length)
+  ftruncateSync(file, size - end.length + end.lastIndexOf("\n") + 1)
+}
+
 /** Opens a file to append to. It stays open as long as the process. */
 export const open = <Line>(path: string): Journal<Line> => {
-  const file = openSync(path, "a")
-  return { write: (line) => void writeSync(file, `${JSON.stringify(line)}\n`) }
+  const file = openSync(path, "a+")
+  mend(file)
+  return { write: (line) => appendFileSync(file, `${JSON.stringify(line)}\n`) }
 }
 
 /** The lines of a file. The last one is left out when its process died over it. */

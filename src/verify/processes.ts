@@ -18,8 +18,11 @@ export interface Kept {
   readonly kill: Effect.Effect<ReadonlyArray<number>>
   /** Tells the process something, if it is there. */
   readonly tell: (message: string) => void
-  /** Asks the process to end, waits for that up to so many milliseconds, and does not start it again. */
-  readonly stop: (ask: (process: ChildProcess) => void, millis: number) => Effect.Effect<void>
+  /**
+   * Asks the process to end, waits for that up to so many milliseconds, and does not start it again. Whether it has ended
+   * by itself; otherwise it was killed.
+   */
+  readonly stop: (ask: (process: ChildProcess) => void, millis: number) => Effect.Effect<boolean>
 }
 
 /** Whether a process is there and runs, or could. */
@@ -109,12 +112,13 @@ export const keep = Effect.fnUntraced(function*(program: string, slot: number, f
       Effect.gen(function*() {
         stopping = true
         const pid = current?.pid
-        if (pid === undefined || current === undefined || Deferred.isDoneUnsafe(ended)) return
+        if (pid === undefined || current === undefined || Deferred.isDoneUnsafe(ended)) return true
         signal(-pid, "SIGCONT")
         if (!expected.has(pid)) ask(current)
-        yield* Effect.timeoutOption(Deferred.await(ended), millis)
+        const inTime = yield* Effect.timeoutOption(Deferred.await(ended), millis)
         killGroup(pid)
         yield* Deferred.await(ended)
+        return inTime._tag === "Some"
       })
   }
 

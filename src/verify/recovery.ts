@@ -1,6 +1,6 @@
 /** How long it took until what a fault had hit ran again. */
 import type { TaskEvidence } from "./checker.ts"
-import type { Evidence, Happened, Run } from "./evidence.ts"
+import type { Evidence, Happened, PastAttempt, Run } from "./evidence.ts"
 
 export interface Recovery {
   readonly task: string
@@ -9,11 +9,10 @@ export interface Recovery {
 }
 
 /** Faults that end the runs of a process, or take away what it holds. */
-const hitting = new Set<Happened["what"]>(["kill", "freeze", "restart"])
+const hitting = new Set<Happened["what"]>(["kill", "freeze", "partition", "restart"])
 
-const hits = ({ at, pids, until }: Happened, run: Run): boolean =>
-  run.at <= until && (run.end === undefined || run.end.at >= at) &&
-  (pids === undefined || pids.includes(run.pid) || pids.includes(run.parent))
+const hits = ({ at, pids, until }: Happened, run: Run, end: number): boolean =>
+  run.at <= until && end >= at && (pids === undefined || pids.includes(run.pid) || pids.includes(run.parent))
 
 /** What keeps a worker from looking after the others: for as long as it lasts, and one lease more for some. */
 const disturbs = (fault: Happened, worker: number): boolean =>
@@ -21,7 +20,7 @@ const disturbs = (fault: Happened, worker: number): boolean =>
 
 /**
  * From when there was a worker that nothing disturbed until this moment: who is to take care of what others have left.
- * A worker whose own connection was cut cannot tell that from an outage of the server, and waits as after one.
+ * A look of its own that a cut has hit is made again an interval later.
  */
 const undisturbedSince = (evidence: Evidence, until: number): number => {
   let earliest = Number.POSITIVE_INFINITY
@@ -35,25 +34,67 @@ const undisturbedSince = (evidence: Evidence, until: number): number => {
   return earliest
 }
 
+/** Outcomes of attempts that say nothing of how their handler has ended. */
+const unfinished = new Set(["Lost", "LeaseLost", "Neighbour", "Shutdown"])
+
+/** Attempts that the table has of a task, in their order: the last one is that of its outcome. */
+const attemptsOf = ({ outcomes }: TaskEvidence): ReadonlyArray<PastAttempt> =>
+  outcomes.flatMap(({ endedAt, failure, past, startedAt, state }) => [
+    ...past,
+    { outcome: failure ?? state, startedAt, endedAt }
+  ])
+
 /**
- * Recoveries of the runs that a fault has hit and that were followed by another. Time counts from the fault, or from when
- * the server could be reached again after it. A transaction that was open in a frozen process keeps its task until that
- * process goes on: there it counts from the fault's end.
+ * The attempt that the table has of a run, none where it left no trace, and the one after it. What came of a later run lies
+ * nearer to that.
+ */
+const ownAndNext = (
+  attempts: ReadonlyArray<PastAttempt>,
+  run: Run,
+  next: Run
+): readonly [own: PastAttempt | undefined, after: PastAttempt | undefined] => {
+  const i = attempts.findIndex(({ endedAt }) => endedAt > run.at)
+  if (i < 0) return [undefined, undefined]
+  const startedAt = attempts[i]?.startedAt ?? run.at
+  return startedAt - run.at > next.at - startedAt ? [undefined, attempts[i]] : [attempts[i], attempts[i + 1]]
+}
+
+/**
+ * When a task ran again after this run. None when its end was recorded, or its worker itself has handed it back (after a
+ * transaction that could not be committed): what comes after that is no recovery. It ran again when the next attempt started:
+ * its handler may begin later (a transactional one waits for a connection first), or not at all. Where nobody knows when an
+ * attempt started whose handler did not begin, it counts when the task was free for it.
+ */
+const againAt = (task: TaskEvidence, run: Run, next: Run): number | undefined => {
+  const [own, after] = ownAndNext(attemptsOf(task), run, next)
+  const lost = own !== undefined && own.endedAt <= next.at && unfinished.has(own.outcome)
+  if (run.end !== undefined && run.end.how !== "interrupted" && !lost) return undefined
+  if (after?.startedAt != null) return Math.min(next.at, after.startedAt)
+  return own === undefined || after === undefined || after.endedAt > next.at ? next.at : own.endedAt
+}
+
+/**
+ * Recoveries of the runs that a fault has hit, or whose end it has kept from being recorded, and that were followed by
+ * another. Time counts from the fault, or from when the server could be reached again after it. A transaction that was open
+ * in a process that is frozen, or cut off, keeps its task until that goes on: there it counts from the fault's end.
  */
 export const recoveries = (evidence: Evidence, tasks: ReadonlyMap<string, TaskEvidence>): ReadonlyArray<Recovery> => {
   const faults = evidence.faults.filter(({ what }) => hitting.has(what)).sort((a, b) => a.at - b.at)
   const found: Array<Recovery> = []
-  for (const [task, { runs, sends }] of tasks) {
+  for (const [id, task] of tasks) {
+    const { runs, sends } = task
     const transactional = sends[0]?.kind === "transactional"
     runs.forEach((run, i) => {
       const next = runs[i + 1]
-      // What has ended by itself is not tried again because of a fault.
-      if (next === undefined || run.end?.how === "done" || run.end?.how === "failed") return
-      const fault = faults.findLast((fault) => fault.at <= next.at && hits(fault, run))
+      const at = next === undefined ? undefined : againAt(task, run, next)
+      if (at === undefined) return
+      const end = run.end?.how === "interrupted" ? run.end.at : at
+      const fault = faults.findLast((fault) => fault.at <= at && hits(fault, run, end))
       if (fault === undefined) return
-      const from = fault.what === "freeze" && transactional ? fault.until : fault.at
-      const millis = Math.max(0, next.at - Math.max(from, undisturbedSince(evidence, next.at)))
-      found.push({ task, fault, millis })
+      const waits = transactional && (fault.what === "freeze" || fault.what === "partition")
+      const from = waits ? fault.until : fault.at
+      const millis = Math.max(0, at - Math.max(from, undisturbedSince(evidence, at)))
+      found.push({ task: id, fault, millis })
     })
   }
   return found

@@ -10,8 +10,8 @@ const clock = (from: number, at: number) => `${((at - from) / 1000).toFixed(3).p
 export const faultLine = (from: number, { at, detail, until, what }: Happened): string =>
   `${clock(from, at)}  ${what.padEnd(8)}${detail}${until - at > 1 ? ` (over after ${(until - at) / 1000} s)` : ""}`
 
-const groupBy = <A>(all: ReadonlyArray<A>, by: (a: A) => string): ReadonlyMap<string, ReadonlyArray<A>> => {
-  const groups = new Map<string, Array<A>>()
+const groupBy = <A, K>(all: ReadonlyArray<A>, by: (a: A) => K): ReadonlyMap<K, ReadonlyArray<A>> => {
+  const groups = new Map<K, Array<A>>()
   for (const a of all) {
     const group = groups.get(by(a))
     if (group === undefined) groups.set(by(a), [a])
@@ -66,11 +66,13 @@ const history = (
 export const text = (report: Report, evidence: Evidence, from: number): string => {
   const { violations, ...numbers } = report
   const tasks = violations.length === 0 ? new Map<string, TaskEvidence>() : byTask(evidence)
-  const broken = [...groupBy(violations, ({ task }) => task)]
+  const ofTasks = violations.flatMap(({ task, ...rest }) => task === undefined ? [] : [{ task, ...rest }])
+  const broken = [...groupBy(ofTasks, ({ task }) => task)]
   return [
     ...Object.entries(numbers).map(([name, value]) => `${name.padEnd(20)}${value}`),
     `${"seed".padEnd(20)}${evidence.seed}`,
     ...[...groupBy(violations, ({ rule }) => rule)].map(([rule, { length }]) => `broken: ${rule}, ${length} times`),
+    ...violations.flatMap(({ message, rule, task }) => task === undefined ? [`${rule}: ${message}`] : []),
     ...broken.slice(0, most).map(([id, violations]) => history(evidence, from, id, tasks.get(id), violations)),
     ...(broken.length > most ? [`… and ${broken.length - most} more tasks`] : [])
   ].join("\n")

@@ -15,7 +15,7 @@ export interface Plan {
   readonly times: number
 }
 
-/** Most are plain; a tenth of every other kind. */
+/** Plain ones are the most, then transactional ones; of every other kind there are as many. */
 const kinds: readonly [Kind, ...ReadonlyArray<Kind>] = [
   "plain",
   "plain",

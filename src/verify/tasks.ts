@@ -15,6 +15,9 @@ export const probeQueue = (slot: number) => `verify-probe-${slot}`
 /** Attempts after the first of a task that fails. */
 export const retries = 3
 
+/** Workers that any task may cost before it has failed: what definitions have by default. */
+export const mostLosses = 3
+
 const payload = {
   n: Schema.Int,
   /** How long the handler takes. */

@@ -7,6 +7,7 @@
  */
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
@@ -15,6 +16,7 @@ import * as References from "effect/References"
 import type * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
+import type { ChildProcess } from "node:child_process"
 import { randomBytes } from "node:crypto"
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -84,21 +86,24 @@ const bounds: Bounds = {
   start: 2500
 }
 
-/** How long processes may take to start, everything to drain, and the server to come back. */
+/** How long processes may take to start. */
 const patience = "120 seconds"
 
 /** Tasks that may wait before producers do. */
-const mostWaiting = 6000
+const mostWaiting = 12_000
 
 /** Tasks that are sent to each idle worker at the end. */
 const probes = 5
 
-/** Waits until something holds. Whether it did within `patience`. */
-const until = <E, R>(condition: Effect.Effect<boolean, E, R>) =>
+/** How long everything may take to drain: as many tasks as may wait, on a machine that is busy. */
+const drainPatience = "300 seconds"
+
+/** Waits until something holds. Whether it did in time. */
+const until = <E, R>(condition: Effect.Effect<boolean, E, R>, limit: Duration.Input = patience) =>
   Effect.option(condition).pipe(
     Effect.tap(() => Effect.sleep("100 millis")),
     Effect.repeat({ until: (holds) => holds._tag === "Some" && holds.value }),
-    Effect.timeoutOption(patience),
+    Effect.timeoutOption(limit),
     Effect.map((within) => within._tag === "Some")
   )
 
@@ -161,8 +166,35 @@ const processes = Effect.fnUntraced(function*(
   return found
 })
 
-const allReady = (processes: ReadonlyArray<Faults.Target>) =>
-  Effect.sync(() => processes.every(({ kept }) => Processes.isReady(kept.folder, kept.pid())))
+const isReady = ({ kept }: Faults.Target) => Processes.isReady(kept.folder, kept.pid())
+
+const allReady = (processes: ReadonlyArray<Faults.Target>) => Effect.sync(() => processes.every(isReady))
+
+/** Ends processes. Gives those that did not end in time. */
+const stopped = (
+  what: string,
+  targets: ReadonlyArray<Faults.Target>,
+  ask: (process: ChildProcess) => void,
+  millis: number
+) =>
+  Effect.forEach(
+    targets,
+    ({ kept }) =>
+      Effect.map(
+        kept.stop(ask, millis),
+        (inTime) => inTime ? [] : [`${what} ${kept.slot} has not ended within ${millis / 1000} s; see ${kept.folder}`]
+      ),
+    { concurrency: "unbounded" }
+  ).pipe(Effect.map((hung) => hung.flat()))
+
+/** Processes that have ended by themselves. */
+const crashes = (what: string, targets: ReadonlyArray<Faults.Target>) =>
+  targets.flatMap(({ kept }) => {
+    const { count, last } = kept.failures()
+    return count === 0
+      ? []
+      : [`${what} ${kept.slot} has ended by itself ${count} times, the last time with ${last}; see ${kept.folder}`]
+  })
 
 /** A client that goes straight to the server, and the tables. */
 const control = Effect.fnUntraced(function*(url: Redacted.Redacted, schema: string) {
@@ -233,11 +265,19 @@ const runScoped = Effect.fnUntraced(function*(
     producers: senders,
     server,
     sql,
+    applicationName: schema,
     patience: 60_000,
     onFault: (fault) => options.onFault(fault, from)
   })
   const planned = options.plan ??
-    plan({ seed, seconds, lease, restarts: server.restart !== undefined, children: children > 0 })
+    plan({
+      seed,
+      seconds,
+      lease,
+      restarts: server.restart !== undefined,
+      outages: server.outages,
+      children: children > 0
+    })
   const holding = yield* Effect.forkScoped(holdBack(sql, schema, senders))
   yield* faults.run(planned)
   const left = from + seconds * 1000 - (yield* Clock.currentTimeMillis)
@@ -245,21 +285,18 @@ const runScoped = Effect.fnUntraced(function*(
 
   yield* onStep("faults are over; waiting for everything to end")
   yield* Fiber.interrupt(holding)
-  yield* Effect.forEach(senders, ({ kept }) => kept.stop((process) => void process.send("stop"), 60_000), {
-    concurrency: "unbounded",
-    discard: true
-  })
+  const hung = yield* stopped("producer", senders, (process) => void process.send("stop"), 60_000)
   const isIdle = Effect.map(Gathering.isBusy(sql, schema), (busy) => !busy)
-  const drained = yield* until(isIdle)
+  const drained = yield* until(isIdle, drainPatience)
+  if (!drained) hung.push(`tasks still wait ${drainPatience} after the last fault`)
   yield* until(allReady(workers))
+  const absent = workers.filter((worker) => !isReady(worker))
+  hung.push(...absent.map(({ kept }) => `worker ${kept.slot} has not started again; see ${kept.folder}`))
   const probed = drained
     ? yield* Effect.provideContext(probeWorkers(workers.map(({ kept }) => kept.slot)), context)
     : []
   yield* until(isIdle)
-  yield* Effect.forEach(workers, ({ kept }) => kept.stop((process) => process.kill("SIGTERM"), 15_000), {
-    concurrency: "unbounded",
-    discard: true
-  })
+  hung.push(...(yield* stopped("worker", workers, (process) => process.kill("SIGTERM"), 15_000)))
 
   yield* onStep("checking")
   const evidence: Evidence = {
@@ -269,12 +306,11 @@ const runScoped = Effect.fnUntraced(function*(
     runs: Gathering.fromWorkers(workers.map(({ kept }) => kept.folder)),
     ...(yield* Gathering.fromTables(sql, schema)),
     faults: faults.happened,
+    missing: faults.missing(planned),
+    crashed: [...crashes("worker", workers), ...crashes("producer", senders)],
+    hung,
     probes: probed,
     bounds
-  }
-  for (const { kept } of [...workers, ...senders]) {
-    const { count, last } = kept.failures()
-    if (count > 0) yield* onStep(`a process ended by itself ${count} times, the last time with ${last}: ${kept.folder}`)
   }
   const report = check(evidence)
   files.keep = report.violations.length > 0

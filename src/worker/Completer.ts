@@ -6,7 +6,8 @@ import * as Effect from "effect/Effect"
 import * as Latch from "effect/Latch"
 import * as Queue from "effect/Queue"
 import type { Broker, Claims, EndedAttempt, Want } from "../Broker.ts"
-import { attempt, backoff } from "./attempt.ts"
+import type { Backoff } from "./Backoff.ts"
+import { forkLoop } from "./loops.ts"
 
 /** The most attempts in one flush. */
 const most = 1000
@@ -40,7 +41,8 @@ export interface Claiming {
 export const make = Effect.fnUntraced(function*(
   broker: Broker["Service"],
   claims: Claiming,
-  now: () => number
+  now: () => number,
+  backoff: Backoff
 ) {
   const ended = yield* Queue.unbounded<Ended>()
   const idle = yield* Latch.make(true)
@@ -62,7 +64,7 @@ export const make = Effect.fnUntraced(function*(
         end,
         elapsed: startedAt === undefined ? undefined : at - startedAt
       }))
-      const result = yield* attempt(broker.finish(worker, attempts, wants))
+      const result = yield* backoff.attempt(broker.finish(worker, attempts, wants))
       if (result._tag === "Success") {
         if (wants.length > 0) claims.end(worker, result.success.claimed)
         const refused = batch.length - result.success.accepted.size
@@ -103,11 +105,11 @@ export const make = Effect.fnUntraced(function*(
         return
       }
       yield* Effect.annotateLogs(Effect.logWarning("attempts not recorded yet"), result.failure.annotations)
-      yield* Effect.sleep(yield* backoff(failures))
+      yield* backoff.wait(failures, result.failure)
     }
   })
 
-  const loop = yield* Queue.takeBetween(ended, 1, most).pipe(
+  yield* Queue.takeBetween(ended, 1, most).pipe(
     Effect.flatMap(Effect.fnUntraced(function*(batch) {
       busy = true
       // Almost always one identity; two after a lost lease.
@@ -123,7 +125,7 @@ export const make = Effect.fnUntraced(function*(
       if (unrecorded.size === 0) idle.openUnsafe()
     })),
     Effect.forever,
-    Effect.forkScoped
+    forkLoop
   )
 
   return {
@@ -133,8 +135,6 @@ export const make = Effect.fnUntraced(function*(
       Queue.offerUnsafe(ended, one)
     },
     unrecorded: (): Iterable<Ended> => unrecorded,
-    /** Whether what has to go on for ever does. */
-    isRunning: () => loop.pollUnsafe() === undefined,
     isBusy: () => busy,
     isBehind: () => unrecorded.size > mostUnrecorded,
     /** Waits until everything offered so far has been recorded. */

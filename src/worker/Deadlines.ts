@@ -2,6 +2,7 @@
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Latch from "effect/Latch"
+import { forkLoop } from "./loops.ts"
 
 /** A timer cannot be set for longer. */
 const longestSleep = 2 ** 31 - 1
@@ -26,7 +27,7 @@ export const make = Effect.fnUntraced(function*(now: () => number, look: (at: nu
     // Runs that start during the look have lowered it already.
     const left = look(now())
     next = Math.min(next, left)
-  }).pipe(Effect.forever, Effect.forkScoped)
+  }).pipe(Effect.forever, forkLoop)
 
   return {
     /** There is a deadline at this time, by the monotonic clock. */

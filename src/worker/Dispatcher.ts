@@ -6,12 +6,14 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import * as Queue from "effect/Queue"
+import * as Random from "effect/Random"
 import type { AttemptEnd, Broker, Claims, Definition, Hold, QueueOccupancy, WakeUp, Want } from "../Broker.ts"
 import type { Handler } from "../Task.ts"
-import { attempt, backoff } from "./attempt.ts"
+import type { Backoff } from "./Backoff.ts"
 import type { Claiming, Ended } from "./Completer.ts"
 import * as DueTimes from "./DueTimes.ts"
 import { isElsewhere } from "./elsewhere.ts"
+import { forkLoop } from "./loops.ts"
 import * as LostClaims from "./LostClaims.ts"
 import { QueueSlots, type ReadyTask } from "./QueueSlots.ts"
 import * as Releases from "./Releases.ts"
@@ -55,8 +57,11 @@ export const make = Effect.fnUntraced(function*(
   broker: Broker["Service"],
   options: Options,
   now: () => number,
+  backoff: Backoff,
   recording: Recording
 ) {
+  /** Of the rests of its queues: other workers have theirs at other moments. */
+  const phase = yield* Random.next
   const handlers = new Map<string, Handler>()
   const queues = new Map<string, QueueSlots>()
   const signal = yield* Latch.make()
@@ -79,6 +84,7 @@ export const make = Effect.fnUntraced(function*(
       const at = now()
       const slots = queues.get(run.task.queue)
       slots?.free(at)
+      if (slots?.isResting(at) === true) dueTimes.rearm()
       // The recorded attempt frees the slot for the next claim; without one, the claim has to be called for. So it has
       // where nothing is left to do while what ended before is still being recorded.
       if (end === undefined || (slots?.isIdle() === true && recording.isBusy())) signal.openUnsafe()
@@ -170,7 +176,8 @@ export const make = Effect.fnUntraced(function*(
     for (const { calls, slots, want } of wanted) {
       const tasks = wanted.length === 1 ? claimed.tasks : claimed.tasks.filter((task) => task.queue === slots.queue)
       for (const task of tasks) hold(slots, { task, worker, claimedAt: at })
-      slots.claimed(want, calls, tasks, claimed.again.get(slots.queue), at)
+      const [again, full] = [claimed.again.get(slots.queue), claimed.full.has(slots.queue)]
+      slots.claimed(want, calls, { tasks, again, full }, at)
     }
     over()
     dueTimes.rearm()
@@ -193,7 +200,7 @@ export const make = Effect.fnUntraced(function*(
   const release = (tasks: ReadonlyArray<ReadyTask>) => {
     for (const { task, worker } of tasks) releases.offer(worker, [task])
   }
-  const dueTimes = yield* DueTimes.make(broker, now, {
+  const dueTimes = yield* DueTimes.make(broker, now, backoff, {
     queues,
     claiming: () => identity !== undefined,
     call: () => signal.openUnsafe(),
@@ -260,7 +267,7 @@ export const make = Effect.fnUntraced(function*(
         continue
       }
       // The handlers of the last claim run while the server works on this one.
-      const claim = yield* Effect.forkChild(attempt(broker.claim(worker, wants)), { startImmediately: true })
+      const claim = yield* Effect.forkChild(backoff.attempt(broker.claim(worker, wants)), { startImmediately: true })
       startAll()
       const result = yield* Fiber.join(claim)
       if (result._tag === "Success") {
@@ -268,17 +275,15 @@ export const make = Effect.fnUntraced(function*(
         end(worker, result.success)
       } else {
         yield* Effect.annotateLogs(Effect.logWarning("claim failed"), result.failure.annotations)
-        yield* Effect.sleep(yield* backoff(failures++))
         abort()
+        yield* backoff.wait(failures++, result.failure)
       }
     }
   })
 
   const wakeUps = yield* broker.wakeUps
-  const loops: ReadonlyArray<Fiber.Fiber<unknown>> = [
-    yield* Effect.forkScoped(Effect.forever(Effect.map(Queue.take(wakeUps), wake))),
-    yield* Effect.forkScoped(claimLoop)
-  ]
+  yield* forkLoop(Effect.forever(Effect.map(Queue.take(wakeUps), wake)))
+  yield* forkLoop(claimLoop)
 
   return {
     claims,
@@ -305,23 +310,21 @@ export const make = Effect.fnUntraced(function*(
     }),
     /**
      * Whether the worker serves the queue of this handler. The first handler of a queue says how many processes share its
-     * slots.
+     * slots; when there are more of them than before, `claims.call` tells.
      */
-    add: (handler: Handler, processes = 1): boolean => {
+    add: (handler: Handler, processes?: () => number): boolean => {
       const { name, queue } = handler.definition
       const concurrency = options.queues === undefined ? options.concurrency : options.queues.get(queue)
       if (concurrency === undefined) return false
       handlers.set(name, handler)
       let slots = queues.get(queue)
-      if (slots === undefined) queues.set(queue, slots = new QueueSlots(queue, concurrency * processes))
+      if (slots === undefined) queues.set(queue, slots = new QueueSlots(queue, concurrency, phase, processes))
       slots.handle(handler.definition)
       dueTimes.lookNow()
       signal.openUnsafe()
       return true
     },
     has: (name: string) => handlers.has(name),
-    /** Whether everything that has to go on for ever does. */
-    isRunning: () => loops.every((fiber) => fiber.pollUnsafe() === undefined),
     occupancy: (): ReadonlyArray<QueueOccupancy> =>
       [...queues.values()].map((slots) => ({
         queue: slots.queue,

@@ -7,7 +7,8 @@ import * as Effect from "effect/Effect"
 import * as Latch from "effect/Latch"
 import * as Random from "effect/Random"
 import type { Broker } from "../Broker.ts"
-import { attempt, backoff } from "./attempt.ts"
+import type { Backoff } from "./Backoff.ts"
+import { forkLoop } from "./loops.ts"
 import type { QueueSlots, ReadyTask } from "./QueueSlots.ts"
 
 /** Without a hint the worker looks this often: hints can be lost, this look cannot. */
@@ -26,7 +27,12 @@ export interface Options {
   readonly release: (tasks: ReadonlyArray<ReadyTask>) => void
 }
 
-export const make = Effect.fnUntraced(function*(broker: Broker["Service"], now: () => number, options: Options) {
+export const make = Effect.fnUntraced(function*(
+  broker: Broker["Service"],
+  now: () => number,
+  backoff: Backoff,
+  options: Options
+) {
   const { queues } = options
   const rearm = yield* Latch.make()
   /** When the next delayed task is due, by the monotonic clock. */
@@ -37,6 +43,8 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], now: 
     dueAt = at
     rearm.openUnsafe()
   }
+
+  const lookNow = Effect.sync(() => lookAt(0))
 
   const holdsReady = () => [...queues.values()].some((slots) => slots.heldReady().length > 0)
 
@@ -62,10 +70,10 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], now: 
       rearm.closeUnsafe()
       shed()
       const againAt = lookAgain()
-      const lookAt = Math.min(dueAt, pollAt)
-      if (lookAt > now()) {
+      const next = Math.min(dueAt, pollAt)
+      if (next > now()) {
         const wait = Math.min(
-          Math.min(lookAt, againAt) - now(),
+          Math.min(next, againAt) - now(),
           holdsReady() ? shedInterval : Number.POSITIVE_INFINITY
         )
         // Whole milliseconds: a timer that fires a fraction too early would only come back here.
@@ -77,18 +85,19 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], now: 
       // Set before the look, so that a wake-up during it can still lower it.
       dueAt = Number.POSITIVE_INFINITY
       if (queues.size === 0 || !options.claiming()) continue
-      const next = yield* attempt(broker.promote([...queues.keys()]))
-      if (next._tag === "Success") {
+      const result = yield* backoff.attempt(broker.promote([...queues.keys()]))
+      if (result._tag === "Success") {
         failures = 0
-        if (next.success !== undefined) dueAt = Math.min(dueAt, now() + next.success)
+        if (result.success !== undefined) dueAt = Math.min(dueAt, now() + result.success)
         for (const slots of queues.values()) slots.call()
         options.call()
       } else {
-        yield* Effect.annotateLogs(Effect.logWarning("look for due tasks failed"), next.failure.annotations)
-        dueAt = Math.min(dueAt, now() + Duration.toMillis(yield* backoff(failures++)))
+        yield* Effect.annotateLogs(Effect.logWarning("look for due tasks failed"), result.failure.annotations)
+        // Meanwhile it goes on handing back, and claiming again.
+        yield* Effect.forkChild(Effect.andThen(backoff.wait(failures++, result.failure), lookNow))
       }
     }
-  }).pipe(Effect.forkScoped)
+  }).pipe(forkLoop)
 
   return {
     /** A task is due at this time, by the monotonic clock. */

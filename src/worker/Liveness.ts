@@ -8,11 +8,12 @@
 import * as SecureRandom from "effect/crypto/SecureRandom"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import type * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import * as Random from "effect/Random"
 import { type Broker, BrokerError, type Hold, Unavailable, type WorkerSnapshot, type WorkerStart } from "../Broker.ts"
-import { attempt, attemptOnce, backoff } from "./attempt.ts"
+import { attemptOnce } from "./attempt.ts"
+import type { Backoff } from "./Backoff.ts"
+import { forkLoop } from "./loops.ts"
 import { notHandedBack } from "./messages.ts"
 import { heartbeatsPerSnapshot } from "./Snapshots.ts"
 
@@ -37,22 +38,36 @@ export interface Options {
 
 const unanswered = new BrokerError({ reason: new Unavailable({ message: "the heartbeat was not answered in time" }) })
 
-export const make = Effect.fnUntraced(function*(broker: Broker["Service"], options: Options, now: () => number) {
+export const make = Effect.fnUntraced(function*(
+  broker: Broker["Service"],
+  backoff: Backoff,
+  options: Options,
+  now: () => number
+) {
   let identity = SecureRandom.uuidV7Unsafe()
   let provenAt = now()
-  /** Recovery waits one lease after an outage: everybody gets the time to come back. */
-  let recoverFrom = Number.NEGATIVE_INFINITY
+  /** Whether the broker could not be reached since then. */
+  let away = false
+  /** Since when the broker was never away for so long that others may have lost their leases by it. */
+  let reachableSince = now()
   const lost = yield* Latch.make()
   let stopped = false
   let beats = 0
   // Below the interval: a heartbeat that hangs must not stand in the way of the next.
   const deadline = Duration.millis(options.heartbeatInterval * 0.75)
 
+  /** After a longer silence the leases of others may have passed as well, in milliseconds. */
+  const outage = Math.max(options.lease - options.heartbeatInterval, 2 * options.heartbeatInterval)
+
+  const proven = (sentAt: number) => {
+    if (away && sentAt - provenAt > outage) reachableSince = sentAt
+    away = false
+    provenAt = sentAt
+  }
+
   const register = (id: string) => {
     const sentAt = now()
-    return Effect.map(broker.register({ ...options.describe(), id, lease: options.lease }), () => {
-      provenAt = sentAt
-    })
+    return Effect.map(broker.register({ ...options.describe(), id, lease: options.lease }), () => proven(sentAt))
   }
 
   const beat = Effect.gen(function*() {
@@ -61,14 +76,16 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
     const snapshot = beats++ % heartbeatsPerSnapshot === 0 ? options.snapshot() : undefined
     const result = yield* broker.heartbeat(worker, options.running(), snapshot).pipe(
       Effect.timeoutOrElse({ duration: deadline, orElse: () => Effect.fail(unanswered) }),
-      attempt
+      backoff.attempt
     )
     if (worker !== identity || stopped) return
     if (result._tag === "Failure") {
-      recoverFrom = now() + options.lease
+      away ||= result.failure.isRetryable
       yield* Effect.annotateLogs(Effect.logWarning("heartbeat failed"), result.failure.annotations)
-    } else if (result.success.alive) {
-      provenAt = sentAt
+      return
+    }
+    if (result.success.alive) {
+      proven(sentAt)
       if (result.success.cancelling.length > 0) options.onCancel(result.success.cancelling)
     } else {
       lost.openUnsafe()
@@ -89,12 +106,13 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
       const holds = yield* options.onLost
       identity = SecureRandom.uuidV7Unsafe()
       for (let failures = 0;; failures++) {
-        const result = yield* attempt(register(identity))
+        const result = yield* backoff.attempt(register(identity))
         if (result._tag === "Success") break
-        yield* Effect.sleep(yield* backoff(failures))
+        away ||= result.failure.isRetryable
+        // As often as it would beat: the sooner it is back, the sooner it can look after others.
+        yield* Effect.raceFirst(backoff.wait(failures, result.failure), pause(0))
       }
       lost.closeUnsafe()
-      recoverFrom = now() + options.lease
       // What nobody has taken yet is handed back: an outage is not a loss.
       // The old identity is forgotten only when what ended under it is recorded: holds of the unknown count as lost.
       yield* attemptOnce(
@@ -108,30 +126,37 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
     }
   })
 
-  const recover = Effect.gen(function*() {
-    if (now() < recoverFrom) return
-    yield* attemptOnce(
+  const recover = Effect.suspend(() =>
+    attemptOnce(
       Effect.flatMap(broker.recover, (recovered) =>
         recovered.workers + recovered.released + recovered.failed === 0
           ? Effect.void
           : Effect.annotateLogs(Effect.logWarning("tasks of lost workers recovered"), { ...recovered })),
       "recovery failed"
     )
+  )
+
+  /** Waits until the next is due, when the last one began so long ago, but never for longer than `most`. */
+  const pause = (passed: number, most = Number.POSITIVE_INFINITY) =>
+    Effect.flatMap(Random.next, (random) => {
+      const wait = options.heartbeatInterval * (0.8 + 0.2 * random) - passed
+      return Effect.sleep(Duration.millis(Math.max(1, Math.ceil(Math.min(wait, most)))))
+    })
+
+  /**
+   * After an outage everybody gets the time to come back. Whoever cannot reach the broker just now does not know how long
+   * the outage is, and whoever has just started does not know whether there was one.
+   */
+  const recovering = Effect.gen(function*() {
+    while (true) {
+      const from = reachableSince + options.lease
+      if (now() >= from && now() - provenAt <= outage) yield* recover
+      yield* attemptOnce(broker.sweep, "nothing removed that need not be kept")
+      yield* pause(0, from > now() ? from - now() : undefined)
+    }
   })
 
-  /** Waits until the next is due, when the last one began so long ago. */
-  const pause = (passed: number) =>
-    Effect.flatMap(
-      Random.next,
-      (random) =>
-        Effect.sleep(
-          Duration.millis(Math.max(1, Math.round(options.heartbeatInterval * (0.8 + 0.2 * random) - passed)))
-        )
-    )
-
-  const every = (effect: Effect.Effect<void>) => Effect.forever(Effect.andThen(pause(0), effect))
-
-  /** One that has hung until its deadline is followed by the next at once. */
+  /** One that has hung until its deadline is followed by the next when that is due anyway. */
   const beating = Effect.gen(function*() {
     let sentAt = now()
     while (true) {
@@ -150,32 +175,32 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], optio
   const announce = Effect.gen(function*() {
     yield* more.await
     more.closeUnsafe()
-    if (stopped) return
-    announced.closeUnsafe()
-    const result = yield* attempt(broker.register({ ...options.describe(), id: identity, lease: options.lease }))
-    announced.openUnsafe()
-    if (result._tag === "Success") return
-    yield* Effect.annotateLogs(Effect.logWarning("handlers not made known yet"), result.failure.annotations)
-    yield* Effect.sleep(Duration.millis(options.heartbeatInterval))
-    more.openUnsafe()
+    for (let failures = 0;; failures++) {
+      if (stopped) return
+      announced.closeUnsafe()
+      const registration = broker.register({ ...options.describe(), id: identity, lease: options.lease })
+      const result = yield* backoff.attempt(registration)
+      announced.openUnsafe()
+      if (result._tag === "Success") return
+      yield* Effect.annotateLogs(Effect.logWarning("handlers not made known yet"), result.failure.annotations)
+      yield* backoff.wait(failures, result.failure)
+    }
   })
 
   yield* register(identity)
   options.onIdentity(identity)
   // Apart from each other: a heartbeat that hangs must not keep the watch from noticing.
-  const loops: ReadonlyArray<Fiber.Fiber<unknown, unknown>> = [
-    yield* Effect.forkScoped(beating),
-    yield* Effect.forkScoped(watch),
-    yield* Effect.forkScoped(Effect.forever(announce)),
-    yield* Effect.forkScoped(Effect.andThen(recover, every(recover)))
-  ]
+  yield* forkLoop(beating)
+  yield* forkLoop(watch)
+  yield* forkLoop(Effect.forever(announce))
+  yield* forkLoop(recovering)
 
   return {
     identity: () => identity,
+    /** Milliseconds until it gives up, unless another heartbeat succeeds. */
+    fenceLeft: () => expiry() - now(),
     /** Milliseconds for which the worker has proven itself alive; 0 when it cannot. */
     leaseLeft: () => Math.max(0, provenAt + options.lease - now()),
-    /** Whether everything that has to go on for ever does. */
-    isRunning: () => loops.every((fiber) => fiber.pollUnsafe() === undefined),
     /** Handlers were added. */
     announce: () => more.openUnsafe(),
     /**

@@ -5,6 +5,7 @@ import * as Latch from "effect/Latch"
 import * as Random from "effect/Random"
 import type { Broker, Hold } from "../Broker.ts"
 import { attemptOnce } from "./attempt.ts"
+import { forkLoop } from "./loops.ts"
 import { notHandedBack } from "./messages.ts"
 
 /** A claim whose answer was lost may still be on its way to the server: it is looked for this long. */
@@ -52,7 +53,7 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], now: 
       yield* Effect.sleep(Duration.millis(interval * (0.8 + 0.4 * (yield* Random.next))))
     }
     suspicion.closeUnsafe()
-  }).pipe(Effect.forever, Effect.forkScoped)
+  }).pipe(Effect.forever, forkLoop)
 
   return {
     /** The answer of a request was lost. */

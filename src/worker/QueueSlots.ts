@@ -10,6 +10,13 @@ const mostAhead = 1000
 /** The most tasks of one claim. A larger one would keep the server busy while the worker has nothing to do. */
 const mostClaimed = 500
 
+/**
+ * Who takes the places of a full queue again whenever one of its tasks ends would keep them for ever, from workers with other
+ * handlers, too. So every so often it takes none for a moment: not all workers at the same one. In milliseconds.
+ */
+const restInterval = 1000
+const restTime = 25
+
 /** A claimed task with the time of its claim, by the worker's monotonic clock. */
 export interface ReadyTask {
   readonly task: ClaimedTask
@@ -33,9 +40,18 @@ const isMoreUrgent = (a: ReadyTask, b: ReadyTask) =>
 const overtakes = (a: ReadyTask, b: ReadyTask) =>
   a.task.concurrencyKey === undefined && b.task.concurrencyKey === undefined && isMoreUrgent(a, b)
 
+/** What a claim brought from one queue; see `Claims`. */
+export interface Claimed {
+  readonly tasks: ReadonlyArray<ClaimedTask>
+  readonly again: number | undefined
+  readonly full: boolean
+}
+
 export class QueueSlots {
   readonly queue: string
-  readonly concurrency: number
+  private readonly perProcess: number
+  private readonly processes: () => number
+  private readonly phase: number
   running = 0
   /** When to look again although nothing has called, by the monotonic clock. */
   againAt = Number.POSITIVE_INFINITY
@@ -46,6 +62,11 @@ export class QueueSlots {
   private hungry = true
   /** Whether there may be something to claim ahead. */
   private hungryAhead = true
+  /** Whether as many of the queue run at once as may, here and elsewhere: one that ends here makes room for another. */
+  private full = false
+  /** Until when it leaves a place to others, and when it has to do so again, by the monotonic clock. */
+  private restUntil = 0
+  private restAt: number | undefined
   /** Whether there may be something more urgent than what is held ready. */
   private urgent = false
   /** Characters of a payload: of the largest lately, on average over a claim. */
@@ -58,9 +79,20 @@ export class QueueSlots {
   private busy = 0
   private busySince = 0
 
-  constructor(queue: string, concurrency: number) {
+  /**
+   * `phase`: a number from 0 to 1 that other workers do not share. `processes`: in how many its tasks can run just now, with
+   * this concurrency in each.
+   */
+  constructor(queue: string, concurrency: number, phase: number, processes: () => number = () => 1) {
     this.queue = queue
-    this.concurrency = concurrency
+    this.perProcess = concurrency
+    this.processes = processes
+    this.phase = phase
+  }
+
+  /** Tasks that can run at once just now. */
+  get concurrency(): number {
+    return this.perProcess * this.processes()
   }
 
   /** Claims this from now on. */
@@ -88,7 +120,7 @@ export class QueueSlots {
    * idle slot always is, and so is what may be more urgent.
    */
   want(now: number): { readonly want: Want; readonly calls: number } | undefined {
-    if (!this.hungry || this.handles.length === 0) return undefined
+    if (!this.hungry || this.handles.length === 0 || this.concurrency === 0 || now < this.restUntil) return undefined
     const held = this.running + this.ready.length - this.next
     const slots = Math.min(mostClaimed, Math.max(0, this.concurrency - held))
     const target = this.target(now)
@@ -106,8 +138,9 @@ export class QueueSlots {
    * milliseconds after which to look `again`, else by what it gave. Tasks that were lost before go into slots, and one at
    * most ahead: a claim whose slots they filled, or that had none, has not seen the end of them.
    */
-  claimed(want: Want, calls: number, tasks: ReadonlyArray<ClaimedTask>, again: number | undefined, now: number) {
-    if (again !== undefined && again > 0) this.againAt = now + again
+  claimed(want: Want, calls: number, { again, full, tasks }: Claimed, now: number) {
+    this.full = full
+    if (again !== undefined && again > 0) this.againAt = Math.min(this.againAt, now + again)
     if (tasks.length > 0) {
       let characters = 0
       for (const { payload } of tasks) characters += payload.length
@@ -170,6 +203,18 @@ export class QueueSlots {
   free(now: number) {
     this.ended++
     this.putBack(now)
+    if (!this.full) return
+    this.call()
+    this.restAt ??= now + restInterval * this.phase
+    if (now < this.restAt) return
+    this.restAt = now + restInterval * (0.75 + 0.5 * this.phase)
+    this.restUntil = now + restTime
+    this.againAt = Math.min(this.againAt, this.restUntil)
+  }
+
+  /** Whether it leaves a place to others just now. */
+  isResting(now: number): boolean {
+    return now < this.restUntil
   }
 
   /** Whether there is nothing to do. */

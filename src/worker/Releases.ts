@@ -4,6 +4,7 @@ import * as Latch from "effect/Latch"
 import * as Queue from "effect/Queue"
 import type { Broker, ClaimedTask } from "../Broker.ts"
 import { attemptOnce } from "./attempt.ts"
+import { forkLoop } from "./loops.ts"
 import { notHandedBack } from "./messages.ts"
 
 /** The most claims in one request. */
@@ -29,7 +30,7 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], onFai
     }
     left -= batch.length
     if (left === 0) idle.openUnsafe()
-  }).pipe(Effect.forever, Effect.forkScoped)
+  }).pipe(Effect.forever, forkLoop)
 
   return {
     offer: (worker: string, tasks: ReadonlyArray<ClaimedTask>) => {

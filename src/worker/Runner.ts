@@ -22,8 +22,9 @@ export interface Run extends ReadyTask {
 
 interface Running extends Run {
   readonly handler: Handler
+  startedAt: number
   /** When it has taken too long. */
-  readonly deadline: number
+  deadline: number
   /** The runs that share its fiber: those of its batch, itself among them. */
   mates: ReadonlyArray<Running> | undefined
   fiber: Fiber.Fiber<unknown> | undefined
@@ -100,22 +101,29 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], now: 
 
   /** What is to run is known before it runs: its first steps may already set off a shutdown that waits for it. */
   const know = (handler: Handler, { claimedAt, task, worker }: ReadyTask, startedAt: number): Running => {
-    const deadline = task.timeout === undefined ? Number.POSITIVE_INFINITY : startedAt + task.timeout
     const run: Running = {
       task,
       worker,
       claimedAt,
       startedAt,
       handler,
-      deadline,
+      deadline: Number.POSITIVE_INFINITY,
       mates: undefined,
       fiber: undefined,
       interruption: undefined,
       abandoned: false
     }
     runs.set(task.id, run)
-    deadlines.watch(deadline)
+    if (!isElsewhere(handler)) begin(run, startedAt)
     return run
+  }
+
+  /** Its time begins. */
+  const begin = (run: Running, at: number) => {
+    run.startedAt = at
+    if (run.task.timeout === undefined) return
+    run.deadline = at + run.task.timeout
+    deadlines.watch(run.deadline)
   }
 
   const waited = ({ claimedAt, startedAt, task }: Run) => task.waited + startedAt - claimedAt
@@ -125,6 +133,7 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], now: 
       task: run.task,
       worker: run.worker,
       waited: waited(run),
+      begins: () => begin(run, now()),
       why: () => run.interruption
     })))
 

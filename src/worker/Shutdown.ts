@@ -29,11 +29,11 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   let begun = false
 
   const run = Effect.gen(function*() {
+    // Apart from each other: what runs is not to go on because a broker that is away does not let anything be handed back.
     yield* Effect.all([
       options.stop,
-      within(options.timeout, Effect.raceFirst(options.idle, hurry.await))
+      Effect.andThen(within(options.timeout, Effect.raceFirst(options.idle, hurry.await)), options.interrupt)
     ], { concurrency: 2, discard: true })
-    yield* options.interrupt
     yield* options.flushed
   })
 

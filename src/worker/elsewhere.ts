@@ -11,6 +11,8 @@ export interface RunElsewhere {
   readonly worker: string
   /** Milliseconds from its due time to its start. */
   readonly waited: number
+  /** Its handler begins now: its time counts from here. */
+  readonly begins: () => void
   /** Why this worker interrupts it, once it does. */
   readonly why: () => Why | undefined
 }
@@ -19,7 +21,7 @@ export interface RunElsewhere {
 export interface ElsewhereHandler extends Handler {
   /**
    * Runs tasks, in one call of their handler. Gives an end for each, in their order; none for one that is recorded
-   * already. It ends interrupted when the worker's interruption has ended it there.
+   * already, or that is to be handed back. It ends interrupted when the worker's interruption has ended it there.
    */
   readonly elsewhere: (runs: ReadonlyArray<RunElsewhere>) => Effect.Effect<ReadonlyArray<AttemptEnd | undefined>>
 }

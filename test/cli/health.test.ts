@@ -11,9 +11,11 @@ import * as Worker from "../../src/Worker.ts"
 const connected = { status: "connected", since: 0, reconnects: 0, lastError: undefined, roundTrip: undefined } as const
 
 /** The codes that /health and /ready answer with. */
-const codes = (options: { readonly alive: boolean; readonly stopping: boolean; readonly healthy: boolean }) =>
+const codes = (
+  options: { readonly alive: boolean; readonly stopping: boolean; readonly ready: boolean; readonly healthy: boolean }
+) =>
   Effect.gen(function*() {
-    const { alive, healthy, stopping } = options
+    const { alive, healthy, ready, stopping } = options
     const report: Health.Report = {
       healthy,
       pool: { ...connected, connections: { size: 1, overflow: 0, open: 1, inUse: 0, waiting: 0 } },
@@ -21,7 +23,7 @@ const codes = (options: { readonly alive: boolean; readonly stopping: boolean; r
     }
     const services = Layer.merge(
       Layer.succeed(Worker.Worker, {
-        status: Effect.succeed({ id: "some", alive, stopping, running: 1, claimed: 0 }),
+        status: Effect.succeed({ id: "some", alive, stopping, ready, running: 1, claimed: 0 }),
         shutdown: Effect.void,
         shutdownNow: Effect.void
       }),
@@ -34,7 +36,7 @@ const codes = (options: { readonly alive: boolean; readonly stopping: boolean; r
     return found
   })
 
-const well = { alive: true, stopping: false, healthy: true }
+const well = { alive: true, stopping: false, ready: true, healthy: true }
 
 describe("the health of a worker's process", () => {
   it.live("is good while the worker is alive and connected", () =>
@@ -54,6 +56,11 @@ describe("the health of a worker's process", () => {
 
   it.live("is good while it stops, but it is not ready", () =>
     Effect.gen(function*() {
-      assert.deepStrictEqual(yield* codes({ ...well, stopping: true }), [200, 503])
+      assert.deepStrictEqual(yield* codes({ ...well, stopping: true, ready: false }), [200, 503])
+    }))
+
+  it.live("is good while there is no child process, but it is not ready", () =>
+    Effect.gen(function*() {
+      assert.deepStrictEqual(yield* codes({ ...well, ready: false }), [200, 503])
     }))
 })

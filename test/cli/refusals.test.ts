@@ -23,6 +23,12 @@ const assertEnds = Effect.fnUntraced(function*(started: program.Program, code: n
 
 const worker = (...args: ReadonlyArray<string>) => horsies.start("worker", ...args)
 
+const workerAt = (url: string) =>
+  program.start(main, {
+    args: ["worker", "--module", horsies.path("tasks.ts")],
+    env: { HORSIES_DATABASE_URL: url, DATABASE_URL: "" }
+  })
+
 layer(TestBroker.layer, { excludeTestServices: true, timeout: "30 seconds" })("horsies refuses with 2", (it) => {
   it.effect("a module that is not there, or has no handlers", () =>
     Effect.gen(function*() {
@@ -38,16 +44,21 @@ layer(TestBroker.layer, { excludeTestServices: true, timeout: "30 seconds" })("h
       yield* assertEnds(yield* worker("--module", horsies.path("tasks.ts"), "--queues", ","), 2, "names of queues")
     }), slow)
 
-  it.effect("a database that is not there, or is not said", () =>
+  it.effect("a database that is not said", () =>
     Effect.gen(function*() {
-      const args = ["worker", "--module", horsies.path("tasks.ts")]
-      const without = yield* program.start(main, { args, env: { HORSIES_DATABASE_URL: "", DATABASE_URL: "" } })
-      yield* assertEnds(without, 2, "databaseUrl")
-      const nowhere = yield* program.start(main, {
-        args,
-        env: { HORSIES_DATABASE_URL: "postgresql://nobody@127.0.0.1:1/nothing" }
-      })
-      yield* assertEnds(nowhere, 2, "the database: ")
+      yield* assertEnds(yield* workerAt(""), 2, "databaseUrl")
+    }), slow)
+
+  it.effect("to torture a server that is not there, or with options that mean nothing", () =>
+    Effect.gen(function*() {
+      const verify = (...args: ReadonlyArray<string>) => horsies.start("verify", ...args)
+      yield* assertEnds(yield* verify("--seconds", "0"), 2, "at least 1")
+      yield* assertEnds(yield* verify("--workers", "1"), 2, "from 2 to 64")
+      yield* assertEnds(yield* verify("--database-url", "nowhere"), 2, "it is not a URL")
+      const secret = yield* verify("--database-url", "postgresql://nobody:hidden@127.0.0.1:1/nothing")
+      const { lines } = yield* horsies.end(secret)
+      assert.match(lines.join("\n"), /^horsies: the database: [^\n]*ECONNREFUSED[^\n]*$/)
+      assert.notInclude(lines.join("\n"), "hidden")
     }), slow)
 
   it.effect("a database whose tables are of a newer version than its code", () =>
@@ -66,5 +77,10 @@ layer(Layer.fresh(TestBroker.layer), { excludeTestServices: true, timeout: "30 s
       Effect.gen(function*() {
         yield* assertEnds(yield* worker("--module", horsies.path("brokenLayer.ts")), 1, "there is no such thing")
       }))
+
+    it.effect("when the database is not there now", () =>
+      Effect.gen(function*() {
+        yield* assertEnds(yield* workerAt("postgresql://nobody@127.0.0.1:1/nothing"), 1, "the database: ")
+      }), slow)
   }
 )

@@ -23,7 +23,7 @@ const WaitLive = Wait.toLayer(({ n }) =>
   }).pipe(Effect.orDie)
 )
 
-const PidLive = Pid.toLayer(() => Effect.sync(() => process.pid))
+const PidLive = Pid.toLayer(() => Effect.as(Effect.log("telling the pid"), process.pid))
 
 /** One on top of the other, so that they close one after the other. */
 export const handlers = Layer.provideMerge(WaitLive, PidLive)

@@ -106,6 +106,9 @@ layer(TestBroker.layer, { excludeTestServices: true, timeout: "30 seconds" })("h
         // As a terminal does: the children leave it to their worker.
         yield* worker.signalGroup("SIGINT")
         assert.strictEqual((yield* horsies.end(worker)).code, 0)
+        // The log of the children is where that of the worker is.
+        assert.include(worker.errors(), "telling the pid")
+        assert.strictEqual(worker.output(), "")
         yield* Broker.use((broker) => broker.cancel({}))
       }),
     slow

@@ -5,6 +5,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { SqlClient } from "effect/sql/SqlClient"
 import * as String from "effect/String"
+import * as PostgresBroker from "../../src/PostgresBroker.ts"
 import * as DatabaseClock from "../../src/testing/DatabaseClock.ts"
 import * as TestBroker from "../support/TestBroker.ts"
 import { TestDatabase } from "../support/TestDatabase.ts"
@@ -41,6 +42,9 @@ export const layer = harness.pipe(
   Layer.provideMerge(TestBroker.config),
   Layer.provideMerge(TestDatabase.layer)
 )
+
+/** A broker with a client of its own over all that. */
+export const broker = PostgresBroker.layer.pipe(Layer.provideMerge(layer))
 
 /** The client of an application: it renames whatever it sends and receives, and leaves no statement prepared. */
 export const application = Layer.unwrap(Effect.map(TestDatabase, ({ url }) =>

@@ -26,6 +26,7 @@ import {
   send,
   sendAndClaim,
   startWorker,
+  sweep,
   uniqueQueue,
   wakeUpThat,
   want
@@ -174,7 +175,8 @@ export const processes = <E>(what: string, broker: Layer.Layer<Broker, E, Postgr
         assert.strictEqual((yield* find(lost.id)).state, "FAILED")
         const sql = yield* PostgresHarness.TestSql
         assert.lengthOf(yield* sql`select from horsies_history_overflow`, 2)
-        // Recovery has made the partitions of the new days.
+        yield* there(sweep)
+        // That has made the partitions of the new days.
         const next = yield* sendAndClaim(yield* startWorker)
         const nextWorker = (yield* find(next.id)).worker!
         yield* finish(nextWorker, ended(next, completed()))

@@ -1,27 +1,18 @@
-/** Child processes: what they gain, what they cost, and what becomes of their tasks when one of them is killed. */
-import * as PgClient from "@effect/sql-pg/PgClient"
+/** Child processes: what they gain, and what becomes of their tasks when one of them is killed. */
 import { assert, layer } from "@effect/vitest"
-import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as Logger from "effect/Logger"
-import * as References from "effect/References"
 import * as Schedule from "effect/Schedule"
 import { SqlClient } from "effect/sql/SqlClient"
 import { fork } from "node:child_process"
-import * as PostgresBroker from "../../src/PostgresBroker.ts"
-import * as PostgresConfig from "../../src/PostgresConfig.ts"
 import * as Worker from "../../src/Worker.ts"
-import { figures } from "../life/figures.ts"
+import { figures, quantile } from "../life/figures.ts"
 import * as Machine from "../life/machine.ts"
 import * as TestBroker from "../support/TestBroker.ts"
-import { TestDatabase } from "../support/TestDatabase.ts"
 import { quick, record, until } from "../support/worker.ts"
-import { Query } from "../worker/children/accounts.ts"
-import { Hash, hash, Wait } from "../worker/children/hashing.ts"
+import { hash, HashInOne, HashInTwo, Wait } from "../worker/children/hashing.ts"
 
 const hashing = new URL("../worker/children/hashing.ts", import.meta.url)
-const accounts = new URL("../worker/children/accounts.ts", import.meta.url)
 
 const start = (processes: Worker.Processes, options: Worker.Options) =>
   Layer.build(Layer.fresh(Worker.layer({ ...options, processes })))
@@ -41,7 +32,7 @@ const roundsOf = (millis: number) => {
 const bare = (processes: number, rounds: number) =>
   Effect.promise(async () => {
     const children = Array.from({ length: processes }, () =>
-      fork(new URL("hashing.ts", import.meta.url), [String(rounds), "3000"]))
+      fork(new URL("hashing.ts", import.meta.url), [String(rounds), "1000"]))
     const message = (child: (typeof children)[number]) =>
       new Promise((resolve) => child.once("message", resolve))
     await Promise.all(children.map(message))
@@ -52,57 +43,81 @@ const bare = (processes: number, rounds: number) =>
 
 layer(TestBroker.layer, { excludeTestServices: true, timeout: "60 seconds" })("child processes", (it) => {
   it.effect(
-    "two keep both processors at hashing, of which they share them with everything else; heartbeats stay on time",
+    "two hash at least 1.7 times as much as one, on two processors; heartbeats stay on time",
     () =>
       Effect.gen(function*() {
         const sql = yield* SqlClient
-        const tasks = 40
+        const tasks = 10
         const rounds = roundsOf(100)
 
-        /** Rounds per second of a worker, and how old its last heartbeat ever was, in milliseconds. */
-        const measure = (count: number) =>
-          Effect.scoped(Effect.gen(function*() {
-            yield* start({ module: hashing, count }, { heartbeatInterval: "1 second", concurrency: 1 })
-            const ages: Array<number> = []
-            yield* sql<{ readonly age: number }>`
-            select max(extract(epoch from clock_timestamp() - beat_at) * 1000)::float8 as age from horsies_heartbeats`
-              .pipe(
-                Effect.tap(([row]) => Effect.sync(() => ages.push(row!.age))),
-                Effect.repeat(Schedule.spaced("50 millis")),
-                Effect.forkScoped
-              )
-            const warm = yield* Effect.forEach(Array.from({ length: 4 }), () => Hash.send({ rounds: 1000 }))
-            for (const handle of warm) yield* handle.await
+        const worker = Effect.fnUntraced(function*(count: number, task: typeof HashInOne | typeof HashInTwo) {
+          const queues = { [task.queue]: { concurrency: 1 } }
+          yield* start({ module: hashing, count }, { heartbeatInterval: "1 second", queues })
+          const warm = yield* Effect.forEach(Array.from({ length: 4 }), () => task.send({ rounds: 1000 }))
+          for (const handle of warm) yield* handle.await
+          // The one that is held ready starts after the others, which is work for the processors, too.
+          yield* until(`
+            select count(*) filter (where process->>'memory' is not null) = ${count + 1}
+            from (
+              select s.processes from horsies_worker_states s join horsies_heartbeats b using (worker)
+              where b.queues = array['${task.queue}'] order by s.taken_at desc limit 1
+            ) last, json_array_elements(last.processes) process`)
+          /** Rounds per second, and how many of its children were busy. */
+          return Effect.gen(function*() {
             const from = performance.now()
-            const handles = yield* Effect.forEach(Array.from({ length: tasks }), () => Hash.send({ rounds }))
+            const handles = yield* Effect.forEach(
+              Array.from({ length: tasks * count }),
+              () => task.send({ rounds }),
+              { concurrency: "unbounded" }
+            )
             const runs = yield* Effect.forEach(handles, (handle) => handle.await)
             const took = performance.now() - from
             assert.strictEqual(new Set(runs.map(({ pid }) => pid)).size, count)
             return {
-              rate: tasks * rounds / took * 1000,
-              busy: runs.reduce((sum, { millis }) => sum + millis, 0) / took,
-              age: Math.max(...ages)
+              rate: tasks * count * rounds / took * 1000,
+              busy: runs.reduce((sum, { millis }) => sum + millis, 0) / took
             }
-          }))
-
-        const alone = { one: yield* bare(1, rounds), two: yield* bare(2, rounds) }
-        const one = yield* measure(1)
-        const two = yield* measure(2)
-        const machine = alone.two / alone.one
-        figures("100 ms of hashing", {
-          "two children to one": two.rate / one.rate,
-          "two bare processes to one": machine,
-          "one child to a bare process": one.rate / alone.one,
-          "one was busy": one.busy,
-          "of two were busy": two.busy,
-          "oldest heartbeat (ms)": Math.max(one.age, two.age)
+          })
         })
-        assert.isBelow(Math.max(one.age, two.age), 2000)
+        const inOne = yield* worker(1, HashInOne)
+        const inTwo = yield* worker(2, HashInTwo)
+
+        /** How old the last heartbeat of a worker ever was, in milliseconds. */
+        const ages: Array<number> = []
+        yield* sql<{ readonly age: number }>`
+          select max(extract(epoch from clock_timestamp() - beat_at) * 1000)::float8 as age from horsies_heartbeats`
+          .pipe(
+            Effect.tap(([row]) => Effect.sync(() => ages.push(row!.age))),
+            Effect.repeat(Schedule.spaced("50 millis")),
+            Effect.forkScoped
+          )
+
+        // One after the other, again and again: the machine is not always the same.
+        const found = yield* Effect.forEach(Array.from({ length: 5 }), () =>
+          Effect.gen(function*() {
+            const aloneOne = yield* bare(1, rounds)
+            const one = yield* inOne
+            const aloneTwo = yield* bare(2, rounds)
+            const two = yield* inTwo
+            const machine = aloneTwo / aloneOne
+            const gain = two.rate / one.rate
+            // A machine that is busy with other things gives two bare processes less than twice as much, too.
+            return { gain, machine, ofMachine: gain / Math.min(1, machine / 2), one: one.busy, two: two.busy }
+          }))
+        const median = (of: (round: (typeof found)[number]) => number) => quantile(found.map(of), 0.5)
+        const age = Math.max(...ages)
+        figures("100 ms of hashing, medians", {
+          "two children to one": median(({ gain }) => gain),
+          "two bare processes to one": median(({ machine }) => machine),
+          "two to one, if the machine gave two": median(({ ofMachine }) => ofMachine),
+          "one was busy": median(({ one }) => one),
+          "of two were busy": median(({ two }) => two),
+          "oldest heartbeat (ms)": age
+        })
+        assert.isBelow(age, 2000)
         // Hardly ever does one of them wait for a task, however long the machine takes for each.
-        assert.isAtLeast(two.busy, 1.7)
-        // Worker, server and test need some of the two processors that two children could have to themselves; and a machine
-        // that is busy with other things gives two bare processes less than twice as much, too.
-        if (machine >= 1.9) assert.isAtLeast(two.rate / one.rate, 1.4)
+        assert.isAtLeast(median(({ two }) => two), 1.7)
+        assert.isAtLeast(median(({ ofMachine }) => ofMachine), 1.7)
       }),
     180_000
   )
@@ -141,82 +156,5 @@ layer(TestBroker.layer, { excludeTestServices: true, timeout: "60 seconds" })("c
         assert.isBelow(Math.max(...late), 1000 + machine.beyond(0.99))
       }),
     120_000
-  )
-})
-
-const connection = "effect-horsies-children"
-
-/** Statements of the worker's own process. Children that have no connection send none. */
-const statements: Array<string> = []
-const counting = Logger.make(({ fiber, message }) => {
-  if (!String(message).includes("statement")) return
-  statements.push(String(fiber.getRef(References.CurrentLogAnnotations)["sql"]))
-})
-
-const Worker8 = Worker.layer({ concurrency: 4, processes: { module: accounts, count: 8 } }).pipe(
-  Layer.provideMerge(PostgresBroker.layerWorker),
-  Layer.provideMerge(
-    Layer.unwrap(
-      Effect.map(
-        TestDatabase,
-        ({ url }) => PostgresConfig.layer({ databaseUrl: url, applicationName: connection, echo: true })
-      )
-    )
-  ),
-  Layer.provideMerge(Layer.merge(TestDatabase.layer, Logger.layer([counting])))
-)
-
-layer(Worker8, { excludeTestServices: true, timeout: "120 seconds" })("a worker with 8 processes", (it) => {
-  it.effect(
-    "holds no connection for a child that is idle, sends one statement a second, and never takes more than 23",
-    () =>
-      Effect.gen(function*() {
-        const config = yield* PostgresConfig.PostgresConfig
-        const { url } = yield* TestDatabase
-        // Beside the worker, and not counted.
-        const sql = yield* Layer.build(PgClient.layer({ url, maxConnections: 1 })).pipe(
-          Effect.map(Context.get(SqlClient))
-        )
-        const connections = Effect.map(
-          sql`select from pg_stat_activity where application_name = ${connection}`,
-          ({ length }) => length
-        )
-        yield* Effect.repeat(connections, { until: (open) => open <= 7, schedule: Schedule.spaced("500 millis") })
-
-        const from = statements.length
-        // The time over which it is measured.
-        yield* Effect.sleep("30 seconds")
-        const all = statements.slice(from)
-        const pings = all.filter((sql) => sql === "select 1")
-        const idle = yield* connections
-
-        const seen: Array<number> = []
-        yield* connections.pipe(
-          Effect.tap((open) => Effect.sync(() => seen.push(open))),
-          Effect.repeat(Schedule.spaced("20 millis")),
-          Effect.forkScoped
-        )
-        const handles = yield* Effect.forEach(
-          Array.from({ length: 400 }),
-          () => Query.send({ millis: 50 }),
-          { concurrency: 20 }
-        )
-        const pids = new Set(yield* Effect.forEach(handles, (handle) => handle.await))
-        figures("8 processes", {
-          "statements per second while idle": (all.length - pings.length) / 30,
-          "and pings": pings.length / 30,
-          "connections while idle": idle,
-          "most connections": Math.max(...seen)
-        })
-        assert.strictEqual(pids.size, 8)
-        // Beside the pings of connections that were idle.
-        assert.isAtMost((all.length - pings.length) / 30, 1)
-        assert.isAtMost(idle, 7)
-        assert.strictEqual(PostgresConfig.connectionBudget(config, { processes: 8 }), 23)
-        assert.isAtMost(Math.max(...seen), 23)
-        // All children have used both of their connections.
-        assert.isAtLeast(Math.max(...seen), 16)
-      }),
-    180_000
   )
 })

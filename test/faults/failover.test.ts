@@ -38,8 +38,8 @@ const assertLeft = (node: PrimaryStandby.Node) =>
   )`)
 
 const outage = (load: Load.Load) => {
-  const enough = load.failures.length + 100
-  return eventually("100 sends that failed", () => load.failures.length >= enough)
+  const enough = load.failures.length + 20
+  return eventually("20 sends that failed", () => load.failures.length >= enough)
 }
 
 it.live(

@@ -140,6 +140,7 @@ layer(onePooled, { excludeTestServices: true, timeout: "30 seconds" })("a transa
         yield* Echo.send({ text: "two" }, { delay: "10 millis" })
         assert.strictEqual(yield* handle.await, "one")
         yield* Broker.use((broker) => broker.recover)
+        yield* Broker.use((broker) => broker.sweep)
         yield* Broker.use((broker) => broker.find(handle.id))
         const streamed = yield* Stream.runCollect(
           sql<{ readonly n: number }>`select n from generate_series(1, ${3000}::int) n`.stream

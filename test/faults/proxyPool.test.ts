@@ -82,7 +82,9 @@ layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("d
         // From when the last one was opened.
         yield* proxied.until("the pool has its connections", Effect.map(stats, ({ open }) => open >= 5))
         yield* beyondSkipWindow
-        yield* observer`select pg_terminate_backend(pid) from pg_stat_activity where application_name = ${applicationName}`
+        // One that is being terminated may still answer when it is asked, and not any more after that.
+        yield* observer`select pg_terminate_backend(pid, 5000) from pg_stat_activity
+          where application_name = ${applicationName}`
         yield* Effect.forEach(Array.from({ length: 20 }), () => sql`select 1`, { concurrency: "unbounded" })
       }
     }))

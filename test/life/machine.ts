@@ -15,14 +15,15 @@ const idle = 8
  */
 export const probe = Effect.gen(function*() {
   const sql = yield* SqlClient
-  const lateness: Array<number> = []
+  const steps: Array<{ readonly from: number; readonly late: number }> = []
   yield* Effect.gen(function*() {
     const from = performance.now()
     yield* Effect.sleep(step)
     yield* sql`select 1`
-    lateness.push(performance.now() - from - step)
+    steps.push({ from: performance.timeOrigin + from, late: performance.now() - from - step })
   }).pipe(Effect.orDie, Effect.forever, Effect.forkScoped)
-  const late = (share: number) => quantile(lateness, share)
+  const late = (share: number) => quantile(steps.map(({ late }) => late), share)
+  const granted = (late: number) => late < idle ? 0 : 4 * late
   return {
     late,
     isIdle: () => late(0.99) < idle,
@@ -30,6 +31,9 @@ export const probe = Effect.gen(function*() {
      * Milliseconds to grant beyond a bound for an idle machine: nothing when it was one. The start of a task takes up to
      * four such steps: a look that was under way, the look for what is due, a claim that was under way, and the claim.
      */
-    beyond: (share: number) => late(0.99) < idle ? 0 : 4 * late(share)
+    beyond: (share: number) => late(0.99) < idle ? 0 : granted(late(share)),
+    /** The same of what it was late between two moments, in milliseconds since the epoch. */
+    beyondBetween: (begin: number, end: number) =>
+      granted(Math.max(0, ...steps.flatMap(({ from, late }) => from < end && from + step + late > begin ? [late] : [])))
   }
 })

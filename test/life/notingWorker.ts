@@ -27,7 +27,7 @@ Layer.merge(
     )
   )
 ).pipe(
-  Layer.provide(Worker.layer({ queues: { noted: { concurrency: 5, limits: { concurrency: 5 } }, endless: {} } })),
+  Layer.provide(Worker.layer({ queues: { noted: { concurrency: 2, limits: { concurrency: 5 } }, endless: {} } })),
   Layer.provide(PostgresBroker.layerWorker),
   Layer.provide(PostgresConfig.layer({ databaseUrl: Redacted.make(process.argv[2] ?? "") })),
   Layer.launch,

@@ -36,8 +36,14 @@ interface Run {
 }
 
 /**
- * How many ran at once at most; for how long, in milliseconds, less than `full` ran while others still waited; and how
- * long each place was free.
+ * Processes and connections that have just begun compile whatever they do for the first time, which takes each connection 50
+ * milliseconds and more: for this long, in milliseconds, places stay free for longer.
+ */
+const beginning = 2000
+
+/**
+ * How many ran at once at most; when less than `full` ran while others still waited; and how long each place was free. In
+ * milliseconds.
  */
 const occupancy = (runs: ReadonlyArray<Run>, full: number) => {
   const lastBegun = Math.max(...runs.map(({ begun }) => begun))
@@ -47,10 +53,11 @@ const occupancy = (runs: ReadonlyArray<Run>, full: number) => {
     .toSorted((a, b) => a.at - b.at || a.change - b.change)
   let running = 0
   let most = 0
-  let since = steps[0]!.at
-  const gaps: Array<number> = []
+  const from = steps[0]!.at
+  let since = from
+  const gaps: Array<{ readonly from: number; readonly to: number }> = []
   for (const { at, change } of steps) {
-    if (change === 1 && running === full - 1 && at <= lastBegun) gaps.push(at - since)
+    if (change === 1 && running === full - 1 && at <= lastBegun) gaps.push({ from: since, to: at })
     running += change
     if (change === -1 && running === full - 1) since = at
     most = Math.max(most, running)
@@ -58,8 +65,12 @@ const occupancy = (runs: ReadonlyArray<Run>, full: number) => {
   const begins = runs.map(({ begun }) => begun).toSorted((a, b) => a - b)
   const ends = runs.map(({ ended }) => ended).toSorted((a, b) => a - b)
   const vacancies = begins.slice(full).map((begun, i) => begun - ends[i]!)
-  return { most, gaps, vacancies }
+  const early = gaps.filter(({ to }) => to - from < beginning)
+  return { most, early, later: gaps.slice(early.length), vacancies }
 }
+
+const lengthsOf = (gaps: ReadonlyArray<{ readonly from: number; readonly to: number }>) =>
+  gaps.map(({ from, to }) => to - from)
 
 layer(TestBroker.layer, { excludeTestServices: true, timeout: "30 seconds" })("several worker processes", (it) => {
   it.effect(
@@ -86,14 +97,16 @@ layer(TestBroker.layer, { excludeTestServices: true, timeout: "30 seconds" })("s
           runs.map(({ n }) => n).toSorted((a, b) => a - b),
           Array.from({ length: count }, (_, n) => n)
         )
-        assert.strictEqual(new Set(runs.map(({ pid }) => pid)).size, 4)
-        const { gaps, most, vacancies } = occupancy(runs, 5)
+        // Each has two slots.
+        assert.isAtLeast(new Set(runs.map(({ pid }) => pid)).size, 3)
+        const { early, later, most, vacancies } = occupancy(runs, 5)
         const worked = runs.reduce((sum, { begun, ended }) => sum + ended - begun, 0)
         const took = Math.max(...runs.map(({ ended }) => ended)) - Math.min(...runs.map(({ begun }) => begun))
         figures("cap 5, 4 processes, 2,000 tasks", {
           "most at once": most,
-          "longest time below 5 (ms)": Math.max(...gaps),
-          "p99 ": quantile(gaps, 0.99),
+          "longest time below 5 (ms)": Math.max(...lengthsOf(later)),
+          "p99 ": quantile(lengthsOf(later), 0.99),
+          "in the beginning": Math.max(...lengthsOf(early)),
           "a place was free (ms), p50": quantile(vacancies, 0.5),
           "p99": quantile(vacancies, 0.99),
           "most": Math.max(...vacancies),
@@ -102,9 +115,10 @@ layer(TestBroker.layer, { excludeTestServices: true, timeout: "30 seconds" })("s
           "the machine was late (ms), p99": machine.late(0.99)
         })
         assert.strictEqual(most, 5)
-        // A place that is given back is taken again: with handlers of 60 milliseconds there are 80 of these each second, so
-        // they overlap, and together they may be longer than each of them.
-        assert.isAtMost(quantile(vacancies, machine.isIdle() ? 0.9 : 0.5), 100)
+        // On a machine with nothing else to do it is never more than 100. Beside others, a connection that is opened meanwhile may
+        // take longer.
+        assert.isAtMost(quantile(lengthsOf(later), 0.99), 100)
+        assert.isAtMost(Math.max(...later.map(({ from, to }) => to - from - machine.beyondBetween(from, to))), 300)
       }),
     120_000
   )

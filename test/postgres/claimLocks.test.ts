@@ -3,17 +3,19 @@ import { assert, layer } from "@effect/vitest"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
-import * as Layer from "effect/Layer"
+import * as Queue from "effect/Queue"
 import { SqlClient } from "effect/sql/SqlClient"
-import type { ClaimedTask, NewTask, Want } from "../../src/Broker.ts"
-import * as PostgresBroker from "../../src/PostgresBroker.ts"
+import { Broker, type ClaimedTask, type NewTask, type Want } from "../../src/Broker.ts"
 import {
   advance,
   claim,
+  completed,
+  ended,
   ids,
   lease,
   newTask,
   recover,
+  retry,
   send,
   startWorker,
   uniqueQueue,
@@ -44,7 +46,16 @@ const holding = Effect.fnUntraced(function*<A, E, R>(
 const some = (count: number, queue: string): ReadonlyArray<NewTask> =>
   Array.from({ length: count }, (_, i) => newTask({ queue, name: names[i % 3]!, priority: 1 + i % 5 }))
 
-layer(PostgresBroker.layer.pipe(Layer.provideMerge(PostgresHarness.layer)), { excludeTestServices: true })(
+/** A queue of which at most so many may run at once, with tasks. */
+const limitedQueue = Effect.fnUntraced(function*(concurrency: number, count: number) {
+  const queue = uniqueQueue()
+  const broker = yield* Broker
+  yield* broker.configureQueue(queue, { limits: { concurrency } })
+  yield* send(...some(count, queue))
+  return queue
+})
+
+layer(PostgresHarness.broker, { excludeTestServices: true })(
   "while a claim has not been committed",
   (it) => {
     const cases: Readonly<Record<string, Parameters<typeof want>[1] & { readonly slots: number }>> = {
@@ -97,5 +108,81 @@ layer(PostgresBroker.layer.pipe(Layer.provideMerge(PostgresHarness.layer)), { ex
             assert.lengthOf(yield* claim(two, want(queue, { names, slots: 10 })), 10)
           }))
       }))
+
+    it.effect("a finish does not wait for who has locked its queue: it claims nothing, and says to look again at once", () =>
+      Effect.gen(function*() {
+        const queue = yield* limitedQueue(2, 6)
+        const broker = yield* Broker
+        const [one, two] = [yield* startWorker, yield* startWorker]
+        const [hold] = yield* claim(two, want(queue, { names, slots: 1 }))
+        yield* holding(one, want(queue, { names, slots: 1 }), () =>
+          Effect.gen(function*() {
+            const attempts = [ended(hold!, completed())]
+            const { accepted, claimed } = yield* broker.finish(two, attempts, [want(queue, { names, slots: 1 })])
+            assert.isTrue(accepted.has(hold!.id))
+            assert.deepStrictEqual(claimed.tasks, [])
+            assert.strictEqual(claimed.again.get(queue), 0)
+          }))
+      }))
+
+    it.effect("nor for who has locked another queue from which it is to claim, too", () =>
+      Effect.gen(function*() {
+        const queue = yield* limitedQueue(2, 6)
+        const locked = yield* limitedQueue(2, 6)
+        const broker = yield* Broker
+        const [one, two] = [yield* startWorker, yield* startWorker]
+        const [hold] = yield* claim(two, want(queue, { names, slots: 1 }))
+        yield* holding(one, want(locked, { names, slots: 1 }), () =>
+          Effect.gen(function*() {
+            const wants = [queue, locked].map((name) => want(name, { names, slots: 1 }))
+            const { accepted, claimed } = yield* broker.finish(two, [ended(hold!, completed())], wants)
+            assert.isTrue(accepted.has(hold!.id))
+            assert.deepStrictEqual(claimed.tasks.map((task) => task.queue), [queue])
+            assert.strictEqual(claimed.again.get(locked), 0)
+          }))
+      }))
+
+    it.effect("a claim that was under way when its queue was given a limit counts from the next recovery on", () =>
+      Effect.gen(function*() {
+        const queue = uniqueQueue()
+        const broker = yield* Broker
+        const worker = yield* startWorker
+        yield* send(...some(6, queue))
+        let held = 0
+        yield* holding(worker, want(queue, { names, slots: 2 }), (claimed) => {
+          held = claimed.length
+          return broker.configureQueue(queue, { limits: { concurrency: 3 } })
+        })
+        assert.strictEqual(held, 2)
+        yield* recover
+        assert.lengthOf(yield* claim(worker, want(queue, { names })), 1)
+      }))
+
+    it.effect("a finish that takes its own place of a full queue again wakes nobody; one that takes none does", () =>
+      Effect.gen(function*() {
+        const queue = yield* limitedQueue(1, 3)
+        const broker = yield* Broker
+        const worker = yield* startWorker
+        const [first] = yield* claim(worker, want(queue, { names }))
+        const wakeUps = yield* broker.wakeUps
+        const own = yield* broker.finish(worker, [ended(first!, completed())], [want(queue, { names })])
+        assert.lengthOf(own.claimed.tasks, 1)
+        assert.isTrue(own.claimed.full.has(queue))
+        // Workers of this process are told before a finish succeeds.
+        const told = Effect.map(
+          Queue.clear(wakeUps),
+          (all) => all.filter((wakeUp) => wakeUp._tag === "Sent" && wakeUp.queue === queue).length
+        )
+        assert.strictEqual(yield* told, 0)
+        yield* broker.finish(worker, [ended(own.claimed.tasks[0]!, completed())], [])
+        assert.strictEqual(yield* told, 1)
+        // Claimed again by the statement that has recorded its last attempt, it has its place, and gives it back.
+        const [third] = yield* claim(worker, want(queue, { names }))
+        const again = yield* broker.finish(worker, [ended(third!, retry(0))], [want(queue, { names })])
+        assert.deepStrictEqual(ids(again.claimed.tasks), [third!.id])
+        yield* told
+        yield* broker.finish(worker, [ended(again.claimed.tasks[0]!, completed())], [])
+        assert.strictEqual(yield* told, 1)
+      }).pipe(Effect.scoped))
   }
 )

@@ -6,7 +6,7 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import { SqlClient } from "effect/sql/SqlClient"
-import { Broker } from "../../src/Broker.ts"
+import { Broker, type Limits } from "../../src/Broker.ts"
 import * as PostgresBroker from "../../src/PostgresBroker.ts"
 import {
   claim,
@@ -20,6 +20,7 @@ import {
   send,
   startWorker,
   uniqueQueue,
+  uuid,
   want
 } from "../contract/Harness.ts"
 import * as PostgresHarness from "../contract/postgresHarness.ts"
@@ -43,15 +44,38 @@ const oldSnapshot = Effect.gen(function*() {
 })
 
 /** Tasks that were due one after the other, each a second after the one before. */
-const inSequence = Effect.fnUntraced(function*(count: number, queue: string, names: ReadonlyArray<string>) {
-  const start = (yield* now) - (count + 60) * 1000
-  return Array.from(
-    { length: count },
-    (_, i) => newTask({ queue, name: names[i % names.length]!, due: { at: Math.round(start + i * 1000) } })
-  )
-})
+const inSequence = Effect.fnUntraced(
+  function*(count: number, queue: string, names: ReadonlyArray<string>, concurrencyKey?: string) {
+    const start = (yield* now) - (count + 60) * 1000
+    return Array.from({ length: count }, (_, i) =>
+      newTask({
+        queue,
+        name: names[i % names.length]!,
+        due: { at: Math.round(start + i * 1000) },
+        ...(concurrencyKey === undefined ? {} : { concurrencyKey })
+      }))
+  }
+)
 
-layer(PostgresBroker.layer.pipe(Layer.provideMerge(PostgresHarness.layer)), { excludeTestServices: true })(
+const otherKeys = ["d", "g", "p", "t"]
+
+/** Queues with a hot key: it comes before all others, among them, or after them. */
+const hotKeys: Readonly<
+  Record<
+    string,
+    { readonly hot: string; readonly names: ReadonlyArray<string>; readonly limits?: Limits; readonly slots?: number }
+  >
+> = {
+  "first of a queue": { hot: "a", names: ["a"] },
+  "last of a queue": { hot: "z", names: ["a"] },
+  "of two names": { hot: "k", names: ["a", "b"] },
+  "first of a queue with a cap": { hot: "a", names: ["a"], limits: { concurrency: 600 } },
+  "last of a queue with a cap": { hot: "z", names: ["a"], limits: { concurrency: 600 } },
+  "of two names in a queue with a cap": { hot: "k", names: ["a", "b"], limits: { concurrency: 600 } },
+  "at its own cap": { hot: "k", names: ["a"], limits: { perKey: { concurrency: 300 } }, slots: 400 }
+}
+
+layer(PostgresHarness.broker, { excludeTestServices: true })(
   "with an old snapshot",
   (it) => {
     for (const names of [["a"], ["a", "b"]]) {
@@ -80,6 +104,85 @@ layer(PostgresBroker.layer.pipe(Layer.provideMerge(PostgresHarness.layer)), { ex
           const unmarked = yield* reading(Effect.provide(claim(worker, want(queue, { names, slots: 100 })), other))
           assert.deepStrictEqual(ids(unmarked.result), ids(tasks).slice(3100, 3200))
           assert.isAtLeast(unmarked.entries["horsies_tasks_ready"] ?? Number.NaN, 3100)
+        }))
+    }
+
+    for (const [which, { hot, limits, names, slots = 100 }] of Object.entries(hotKeys)) {
+      it.effect(`a claim over a hot key, ${which}, reads what is new, and no entry of what has ended`, () =>
+        Effect.gen(function*() {
+          const sql = yield* PgClient.PgClient
+          yield* sql`alter table horsies_tasks set (autovacuum_enabled = false)`
+          const queue = uniqueQueue()
+          const broker = yield* Broker
+          if (limits !== undefined) yield* broker.configureQueue(queue, { limits })
+          const worker = yield* startWorker
+          const tasks = yield* inSequence(4000, queue, names, hot)
+          const others = Effect.suspend(() => {
+            const some = otherKeys.map((concurrencyKey) => newTask({ queue, name: names[0]!, concurrencyKey }))
+            return Effect.as(send(...some), some)
+          })
+          const done = new Set<string>()
+          const step = Effect.fnUntraced(function*(slots: number) {
+            const sent = yield* others
+            const { entries, result } = yield* reading(claim(worker, want(queue, { names, slots })))
+            assert.includeMembers(ids(result), ids(sent), "every key has its turn")
+            for (const id of ids(result)) done.add(id)
+            yield* finish(worker, ...result.map((task) => ended(task, completed())))
+            return { count: result.length, read: entries["horsies_tasks_ready"] ?? Number.NaN }
+          })
+          yield* send(...tasks)
+          yield* oldSnapshot
+          for (let i = 0; i < 8; i++) yield* step(400)
+          // Every 5 seconds one claim goes without marks: one of two at most.
+          const steps = [yield* step(slots), yield* step(slots)]
+          const { count, read } = steps[0]!.read < steps[1]!.read ? steps[0]! : steps[1]!
+          assert.isAtMost(read, 3 * count + 200)
+          for (const name of names) {
+            const all = ids(tasks.filter((task) => task.name === name))
+            const first = all.findIndex((id) => !done.has(id))
+            assert.isTrue(all.slice(first).every((id) => !done.has(id)), "in their order")
+          }
+
+          const other = yield* Layer.build(Layer.fresh(PostgresBroker.layerSqlClient()))
+          const unmarked = yield* reading(Effect.provide(claim(worker, want(queue, { names, slots: 100 })), other))
+          assert.isAtLeast(unmarked.entries["horsies_tasks_ready"] ?? Number.NaN, done.size)
+        }))
+    }
+
+    for (const limits of [undefined, { concurrency: 1000, perKey: { concurrency: 900 } }]) {
+      const which = limits === undefined ? "without limits" : "with limits"
+      it.effect(`a claim finds what has become ready before the mark of a hot key, ${which}`, () =>
+        Effect.gen(function*() {
+          const sql = yield* SqlClient
+          const queue = uniqueQueue()
+          const broker = yield* Broker
+          if (limits !== undefined) yield* broker.configureQueue(queue, { limits })
+          const worker = yield* startWorker
+          const tasks = yield* inSequence(200, queue, ["work"], "hot")
+          yield* send(...tasks)
+          const claimed = yield* claim(worker, want(queue, { slots: 50 }))
+          yield* claim(worker, want(queue, { slots: 50 }))
+          yield* broker.release(worker, claimed.slice(0, 2))
+          assert.deepStrictEqual(
+            ids(yield* claim(worker, want(queue, { slots: 44 }))),
+            ids([...tasks.slice(0, 2), ...tasks.slice(100, 142)])
+          )
+          const [late] = newTasks(1, { queue, concurrencyKey: "hot", due: { at: Math.round(yield* now) - 3_600_000 } })
+          const urgent = newTask({ queue, concurrencyKey: "hot", priority: 1 })
+          yield* send(late!, urgent)
+          assert.deepStrictEqual(
+            ids(yield* claim(worker, want(queue, { slots: 3 }))),
+            ids([urgent, late!, tasks[142]!])
+          )
+          // Nobody has said that it is there: who has seen the end looks again.
+          const unannounced = uuid()
+          yield* sql`insert into horsies_tasks (id, run_at, sent_at, priority, due, queue, name, payload, concurrency_key)
+            values (${unannounced}::uuid, now() - interval '1 hour', now(), 100, true, ${queue}, 'work', 'null', 'hot')`
+          yield* claim(worker, want(queue, { slots: 7 }))
+          assert.sameMembers(
+            ids(yield* claim(worker, want(queue, { slots: 100 }))),
+            [unannounced, ...ids(tasks.slice(150))]
+          )
         }))
     }
 

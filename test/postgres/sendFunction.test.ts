@@ -16,7 +16,8 @@ class FromSql extends Task.make("FromSql", {
   success: Schema.Int,
   queue: "sql",
   priority: 7,
-  timeout: "1 minute"
+  timeout: "1 minute",
+  idempotencyWindow: "2 days"
 }) {}
 
 const handled = FromSql.toLayer(({ n }) => Effect.succeed(n * 2))
@@ -37,6 +38,15 @@ layer(TestBroker.layer, { excludeTestServices: true, timeout: "30 seconds" })("h
       const id = yield* one<string>(`select horsies_send('Unknown', '{}', queue => 'elsewhere')`)
       const { priority, queue, state } = yield* record(id)
       assert.deepStrictEqual({ priority, queue, state }, { priority: 100, queue: "elsewhere", state: "PENDING" })
+    }))
+
+  it.effect("refuses an id that is no UUIDv7: nobody could find its task later", () =>
+    Effect.gen(function*() {
+      const id = "7f0c8a52-3a7e-4a53-9d5c-0d3d1a6a6a6a"
+      assert.include(
+        yield* refusal(`select horsies_send('Unknown', '{}', queue => 'elsewhere', id => '${id}')`),
+        `horsies_send: id is ${id}; write a UUIDv7`
+      )
     }))
 
   it.effect("sends what a worker runs, with the definition's defaults, and wakes it", () =>
@@ -77,6 +87,23 @@ layer(TestBroker.layer, { excludeTestServices: true, timeout: "30 seconds" })("h
       assert.strictEqual(yield* one<string>(send("{\"n\": 1}")), id)
       assert.strictEqual(yield* one<string>(send("{\"n\": 1}")), id)
       assert.include(yield* refusal(send("{\"n\": 2}")), `there is another task with the id ${id}`)
+    }))
+
+  it.effect("keeps an idempotency key for as long as the definition says, unless it is told another time", () =>
+    Effect.gen(function*() {
+      yield* start(handled)
+      const daysOf = (key: string) =>
+        one<number>(
+          `select round(extract(epoch from expires_at - now()) / 86400)::int from horsies_idempotency_keys where key = '${key}'`
+        )
+      yield* one(`select horsies_send('FromSql', '{"n": 1}', idempotency_key => 'as defined')`)
+      assert.strictEqual(yield* daysOf("as defined"), 2)
+      yield* one(
+        `select horsies_send('FromSql', '{"n": 1}', idempotency_key => 'told', idempotency_window => '3 days')`
+      )
+      assert.strictEqual(yield* daysOf("told"), 3)
+      yield* one(`select horsies_send('Unknown', '{}', queue => 'elsewhere', idempotency_key => 'of nobody')`)
+      assert.strictEqual(yield* daysOf("of nobody"), 1)
     }))
 
   it.effect("is part of the transaction that calls it", () =>

@@ -1,10 +1,12 @@
 /** What random sequences have shown to be wrong once, as short sequences that are always run. */
 import { assert, layer } from "@effect/vitest"
 import * as Effect from "effect/Effect"
-import type { Hold } from "../../src/Broker.ts"
+import * as Option from "effect/Option"
+import { Broker, type Hold } from "../../src/Broker.ts"
 import type { It } from "../../src/testing/contract/Harness.ts"
 import {
   advance,
+  assertRefused,
   cancel,
   claimOne,
   completed,
@@ -40,6 +42,22 @@ const found = (it: It) => {
       assert.deepStrictEqual(yield* repeat, [{ id: first.id, duplicate: true }])
       yield* finish(worker, ended(hold, completed()))
       assert.deepStrictEqual(yield* repeat, [{ id: first.id, duplicate: true }])
+    }))
+
+  it.effect("a send under the id of a task that is there, though its key stands for another by now, has to say so", () =>
+    Effect.gen(function*() {
+      const queue = uniqueQueue()
+      const idempotency = { key: unique("key"), window: 1000 }
+      const [first, second, third] = [
+        newTask({ queue, idempotency }),
+        newTask({ queue, idempotency }),
+        newTask({ queue })
+      ]
+      yield* send(first)
+      yield* advance(1001)
+      yield* send(second)
+      assertRefused(yield* Effect.flip(send(first, third)))
+      assert.isTrue(Option.isNone(yield* Effect.flatMap(Broker, (broker) => broker.find(third.id))))
     }))
 
   it.effect("a repeated send does not open the window of its key once more", () =>

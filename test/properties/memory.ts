@@ -14,7 +14,7 @@ export const layer = Layer.merge(
 
 /** What earlier sequences have left behind is over, and removed. */
 export const removeOld = Effect.gen(function*() {
-  const { recover, retention } = yield* Broker
+  const { retention, sweep } = yield* Broker
   yield* TestClock.adjust(yield* retention)
-  yield* Effect.orDie(recover)
+  yield* Effect.orDie(sweep)
 })

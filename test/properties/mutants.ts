@@ -252,7 +252,7 @@ export const mutants: Readonly<Record<string, Mutant>> = {
     mutate: (broker) => ({
       claim: (worker, wants) =>
         Effect.andThen(
-          broker.register({ id: worker, lease: 30_000, host: "", pid: 1, queues: [], handles: [] }),
+          broker.register({ id: worker, lease: 30_000, host: "", pid: 1, handles: [] }),
           broker.claim(worker, wants)
         )
     })

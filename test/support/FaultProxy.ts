@@ -91,8 +91,9 @@ export const make = Effect.fnUntraced(function*(
     links.delete(link)
     for (const { from, timer } of [link.requests, link.answers]) {
       clearTimeout(timer)
-      // There is no RST before a connection is there, nor on a unix socket.
-      if (from.pending || from.connecting || from.remoteFamily === undefined) from.destroy()
+      // There is no RST before a connection is there, nor on a unix socket; and Node never closes one that is reset while it
+      // is being ended.
+      if (from.pending || from.connecting || from.writableEnded || from.remoteFamily === undefined) from.destroy()
       else from.resetAndDestroy()
     }
   }

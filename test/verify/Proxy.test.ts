@@ -107,14 +107,33 @@ describe("the proxy", () => {
   it.live("swallows what comes over a dead link without a sign, until that is reset", () =>
     Effect.gen(function*() {
       const { client, proxy } = yield* setUp
-      assert.strictEqual(yield* proxy.swallow, 1)
+      const { links, over } = yield* proxy.swallow
+      assert.strictEqual(links, 1)
       client.write("nobody hears this")
       const other = yield* connect(proxy.port)
       other.write("others are heard")
       yield* other.hears("others are heard")
       assert.strictEqual(client.heard(), "hello")
-      yield* proxy.cut("reset")
+      yield* over
       assert.strictEqual(yield* client.ended, "ECONNRESET")
+      other.write(", and stay")
+      yield* other.hears("others are heard, and stay")
+    }).pipe(Effect.scoped))
+
+  it.live("parts its two sides: new links are as dead as the old ones, until that is over", () =>
+    Effect.gen(function*() {
+      const { client, proxy } = yield* setUp
+      const { links, over } = yield* proxy.part
+      assert.strictEqual(links, 1)
+      const other = yield* connect(proxy.port)
+      for (const dead of [client, other]) dead.write("nobody hears this")
+      yield* Effect.sleep(100)
+      assert.deepStrictEqual([client.heard(), other.heard()], ["hello", ""])
+      yield* over
+      for (const dead of [client, other]) assert.strictEqual(yield* dead.ended, "ECONNRESET")
+      const next = yield* connect(proxy.port)
+      next.write("again")
+      yield* next.hears("again")
     }).pipe(Effect.scoped))
 
   it.live("delays what goes through, and keeps its order when the delay ends", () =>
@@ -126,8 +145,20 @@ describe("the proxy", () => {
       yield* client.hears("helloone")
       assert.isAtLeast(performance.now() - before, 95)
       client.write("two")
-      yield* proxy.delay(0)
+      yield* proxy.delay(-50)
       client.write("three")
       yield* client.hears("helloonetwothree")
+    }).pipe(Effect.scoped))
+
+  it.live("cuts in half what is late, not what comes after it", () =>
+    Effect.gen(function*() {
+      const { client, proxy } = yield* setUp
+      yield* proxy.delay(100)
+      client.write("12345678")
+      // On its way back.
+      yield* Effect.sleep(150)
+      yield* proxy.cut("half")
+      yield* client.hears("hello1234")
+      assert.strictEqual(yield* client.ended, "ECONNRESET")
     }).pipe(Effect.scoped))
 })

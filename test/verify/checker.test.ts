@@ -1,7 +1,7 @@
 /** The checker, on evidence that is made up: each rule that is broken is found, and nothing else. */
 import { assert, describe, it } from "@effect/vitest"
 import { check, type Rule } from "../../src/verify/checker.ts"
-import type { Evidence, Happened, Outcome, Run, Send } from "../../src/verify/evidence.ts"
+import type { Evidence, Happened, Outcome, PastAttempt, Run, Send } from "../../src/verify/evidence.ts"
 import * as Report from "../../src/verify/report.ts"
 
 const send = (id: string, more: Partial<Send> = {}): Send => ({
@@ -38,9 +38,13 @@ const outcome = (task: string, more: Partial<Outcome> = {}): Outcome => ({
   failure: undefined,
   by: { fence: 1, pid: 10 },
   past: [],
+  startedAt: null,
   endedAt: 1040,
   ...more
 })
+
+/** An attempt whose worker was lost. */
+const lost: PastAttempt = { outcome: "Lost", startedAt: null, endedAt: 1035 }
 
 const fault = (more: Partial<Happened>): Happened => ({
   what: "kill",
@@ -62,6 +66,9 @@ const nothing: Evidence = {
   effects: [],
   cancelled: [],
   faults: [],
+  missing: [],
+  crashed: [],
+  hung: [],
   probes: [],
   bounds: { lease: 3000, heartbeatInterval: 1000, recovery: 5000, start: 2500 }
 }
@@ -97,9 +104,9 @@ describe("the checker finds nothing wrong with", () => {
   })
 
   it("a send without an answer whose task is not there", () => {
-    const report = check({ ...nothing, sends: [send("a", { acknowledgedAt: undefined, stored: undefined })] })
+    const report = check(evidence({ sends: [send("a"), send("b", { acknowledgedAt: undefined, stored: undefined })] }))
     assert.deepStrictEqual(report.violations, [])
-    assert.strictEqual(report.acknowledged, 0)
+    assert.strictEqual(report.acknowledged, 1)
   })
 
   it("a second run after the first one's process was killed, and counts it", () => {
@@ -124,7 +131,9 @@ describe("the checker finds nothing wrong with", () => {
       []
     )
     assert.deepStrictEqual(
-      rules(evidence({ outcomes: [outcome("a", { state: "FAILED", failure: "Lost", by: undefined })] })),
+      rules(evidence({
+        outcomes: [outcome("a", { state: "FAILED", failure: "Lost", by: undefined, past: [lost, lost] })]
+      })),
       []
     )
   })
@@ -191,11 +200,30 @@ describe("the checker finds", () => {
       })
     ],
     [
+      "a row that another run has written than the one that is recorded",
+      "effectDoubled",
+      evidence({
+        sends: [send("a", { kind: "transactional" })],
+        runs: [run("a", { end: undefined }), run("a", { fence: 2, at: 1030 })],
+        outcomes: [outcome("a", { fence: 2, by: { fence: 2, pid: 10 } })],
+        effects: [{ task: "a", fence: 1 }, { task: "a", fence: 2 }]
+      })
+    ],
+    [
+      "a completed transactional task whose row is that of another run",
+      "effectMissing",
+      evidence({
+        sends: [send("a", { kind: "transactional" })],
+        outcomes: [outcome("a")],
+        effects: [{ task: "a", fence: 2 }]
+      })
+    ],
+    [
       "a row of a transactional task that has failed",
       "effectDoubled",
       evidence({
         sends: [send("a", { kind: "transactional" })],
-        outcomes: [outcome("a", { state: "FAILED", failure: "Lost", by: undefined })],
+        outcomes: [outcome("a", { state: "FAILED", failure: "Lost", by: undefined, past: [lost, lost] })],
         effects: [{ task: "a", fence: 1 }]
       })
     ],
@@ -208,7 +236,21 @@ describe("the checker finds", () => {
     [
       "a send that was refused",
       "refused",
-      { ...nothing, sends: [send("a", { acknowledgedAt: undefined, stored: undefined, refused: "no" })] }
+      evidence({ sends: [send("a"), send("b", { acknowledgedAt: undefined, stored: undefined, refused: "no" })] })
+    ],
+    [
+      "a task that has failed as lost before it had cost as many workers as it may",
+      "wrongOutcome",
+      evidence({ outcomes: [outcome("a", { state: "FAILED", failure: "Lost", by: undefined, past: [lost] })] })
+    ],
+    ["a run in which nothing was sent", "nothingSent", nothing],
+    ["a fault that was planned and never happened", "faultMissing", evidence({ missing: ["kill child"] })],
+    ["a process that has ended by itself", "crashed", evidence({ crashed: ["worker 1"] })],
+    ["a process that does not end", "hung", evidence({ hung: ["worker 1"] })],
+    [
+      "faults of which no recovery was measured",
+      "nothingRecovered",
+      evidence({ faults: [fault({ at: 500, until: 500 })] })
     ],
     ["a recovery that took too long", "lateRecovery", evidence({ ...runTwice(6100), faults: [fault({})] })],
     [
@@ -257,10 +299,51 @@ describe("a recovery", () => {
     assert.strictEqual(check(evidence({ ...runs, faults, sends })).maxRecoverySeconds, 1)
   })
 
-  it("is none when the handler had come to its end", () => {
+  it("counts to the attempt that was recorded, when its handler did not come to begin", () => {
     const { outcomes, runs } = runTwice(9000)
-    const faults = [fault({ at: 1035, until: 1035 })]
-    assert.strictEqual(check(evidence({ runs: [run("a"), ...runs.slice(1)], outcomes, faults })).maxRecoverySeconds, 0)
+    const recovered = (second: Outcome["past"][number]) => {
+      const past = [{ outcome: "Lost", startedAt: null, endedAt: 4025 }, second]
+      const found = [{ ...outcomes[0]!, past }]
+      return check(evidence({ runs, outcomes: found, faults: [fault({})] })).maxRecoverySeconds
+    }
+    assert.strictEqual(recovered({ outcome: "LeaseLost", startedAt: 4525, endedAt: 5000 }), 3.5)
+    assert.strictEqual(recovered({ outcome: "Lost", startedAt: null, endedAt: 5000 }), 3)
+    assert.strictEqual(recovered({ outcome: "Retry", startedAt: 9001, endedAt: 9500 }), 7.975)
+  })
+
+  it("counts to the start of the last attempt, whose handler may have waited for a connection before it began", () => {
+    const { outcomes, runs } = runTwice(9000)
+    const recovered = (past: Outcome["past"], startedAt: number) => {
+      const found = [{ ...outcomes[0]!, past, startedAt, endedAt: 9500 }]
+      return check(evidence({ runs, outcomes: found, faults: [fault({})] })).maxRecoverySeconds
+    }
+    const lost = { outcome: "Lost", startedAt: null, endedAt: 4025 }
+    assert.strictEqual(recovered([lost], 4525), 3.5)
+    assert.strictEqual(recovered([lost], 9001), 7.975)
+    assert.strictEqual(recovered([], 8025), 7)
+  })
+
+  it("counts where a handler had come to its end, and that could not be recorded", () => {
+    const { outcomes, runs } = runTwice(5035)
+    const recovered = (first: Run["end"], past: Outcome["past"]) => {
+      const [outcome] = outcomes
+      const found = {
+        runs: [run("a", { end: first }), ...runs.slice(1)],
+        outcomes: [{ ...outcome!, past, startedAt: 5035, endedAt: 5045 }],
+        faults: [fault({ at: 1035, until: 1035 })]
+      }
+      const { maxRecoverySeconds, recoveries } = check(evidence(found))
+      return [recoveries, maxRecoverySeconds]
+    }
+    const lost = { outcome: "Lost", startedAt: null, endedAt: 4025 }
+    assert.deepStrictEqual(recovered({ at: 1030, how: "done" }, []), [0, 0])
+    assert.deepStrictEqual(recovered({ at: 1030, how: "done" }, [lost]), [1, 4])
+    assert.deepStrictEqual(recovered({ at: 1030, how: "failed" }, [lost]), [1, 4])
+    // Its transaction could not be committed: its worker itself has let it wait again.
+    const before = { outcome: "LeaseLost", startedAt: 1000, endedAt: 1010 }
+    assert.deepStrictEqual(recovered({ at: 1030, how: "failed" }, [before]), [0, 0])
+    const failed = { outcome: "Error", startedAt: 1020, endedAt: 1040 }
+    assert.deepStrictEqual(recovered({ at: 1030, how: "failed" }, [failed]), [0, 0])
   })
 })
 

@@ -26,6 +26,20 @@ describe("a journal", () => {
       assert.deepStrictEqual([...Journal.linesOf(file)], lines)
     }))
 
+  it("goes on where its process has died over a line", () =>
+    inFolder((folder) => {
+      const file = join(folder, "lines.jsonl")
+      for (const n of [1, 2, 3]) {
+        Journal.open<{ readonly n: number }>(file).write({ n })
+        appendFileSync(file, "{\"n\":")
+      }
+      assert.deepStrictEqual([...Journal.linesOf(file)], [{ n: 1 }, { n: 2 }, { n: 3 }])
+      const torn = join(folder, "torn.jsonl")
+      appendFileSync(torn, "{")
+      Journal.open<{ readonly n: number }>(torn).write({ n: 1 })
+      assert.deepStrictEqual([...Journal.linesOf(torn)], [{ n: 1 }])
+    }))
+
   it("of a producer says which sends were acknowledged, refused and cancelled", () =>
     inFolder((folder) => {
       const journal = Journal.open<Journal.SendsLine>(join(folder, "sends.jsonl"))

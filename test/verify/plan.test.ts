@@ -2,7 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { type Fault, plan, type Planned } from "../../src/verify/plan.ts"
 import { chance, whole } from "../../src/verify/random.ts"
 
-const minute = (seed: number) => plan({ seed, seconds: 60, lease: 3000, restarts: true, children: true })
+const minute = (seed: number) => plan({ seed, seconds: 60, lease: 3000, restarts: true, outages: true, children: true })
 
 const count = (plan: ReadonlyArray<Planned>, is: (fault: Fault) => boolean) =>
   plan.filter(({ fault }) => is(fault)).length
@@ -39,17 +39,29 @@ describe("the plan of a minute", () => {
   it.each([1, 7, 2 ** 31 - 1])("kills, freezes, restarts and cuts often enough (seed %d)", (seed) => {
     const faults = minute(seed)
     assert.isAtLeast(count(faults, ({ what }) => what === "kill"), 22)
-    assert.isAtLeast(count(faults, ({ what }) => what === "freeze"), 6)
+    assert.isAtLeast(count(faults, ({ what }) => what === "freeze"), 5)
     assert.isAtLeast(count(faults, ({ what }) => what === "restart"), 3)
     assert.isAtLeast(count(faults, (fault) => fault.what === "restart" && fault.how === "immediate"), 1)
     assert.isAtLeast(count(faults, (fault) => fault.what === "restart" && fault.how === "fast"), 1)
     assert.isAtLeast(count(faults, ({ what }) => what === "cut" || what === "swallow" || what === "terminate"), 22)
     assert.isTrue(faults.every(({ at }) => at >= 4000 && at <= 60_000))
-    assert.isTrue(faults.every(({ fault }) => fault.what !== "freeze" || fault.millis > 3000))
+    assert.isTrue(
+      faults.every(({ fault }) => fault.what !== "freeze" || fault.millis > 3000 && Number.isInteger(fault.millis))
+    )
+  })
+
+  it("lets the server stay away for longer than a lease, where that is possible", () => {
+    const outages = (outages: boolean) =>
+      count(
+        plan({ seed: 7, seconds: 60, lease: 3000, restarts: true, outages, children: true }),
+        (fault) => fault.what === "restart" && fault.down > 3000
+      )
+    assert.strictEqual(outages(true), 1)
+    assert.strictEqual(outages(false), 0)
   })
 
   it("restarts nothing where that is not allowed, and hits no children where there are none", () => {
-    const faults = plan({ seed: 7, seconds: 60, lease: 3000, restarts: false, children: false })
+    const faults = plan({ seed: 7, seconds: 60, lease: 3000, restarts: false, outages: false, children: false })
     assert.strictEqual(count(faults, ({ what }) => what === "restart" || what === "stall"), 0)
     assert.strictEqual(count(faults, (fault) => fault.what === "kill" && fault.whom === "child"), 0)
     assert.isAtLeast(count(faults, ({ what }) => what === "kill"), 20)

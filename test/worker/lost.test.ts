@@ -5,10 +5,11 @@ import * as Redacted from "effect/Redacted"
 import * as Schedule from "effect/Schedule"
 import { SqlClient } from "effect/sql/SqlClient"
 import { fileURLToPath } from "node:url"
+import { eventually } from "../support/eventually.ts"
 import * as program from "../support/program.ts"
 import * as TestBroker from "../support/TestBroker.ts"
 import { TestDatabase } from "../support/TestDatabase.ts"
-import { quick, start, until } from "../support/worker.ts"
+import { outcomes, quick, record, start, until } from "../support/worker.ts"
 import { Held } from "./tasks.ts"
 
 const count = 100
@@ -43,6 +44,33 @@ layer(TestBroker.layer, { excludeTestServices: true, timeout: "30 seconds" })("l
         from horsies_history group by 1, 2, 3`
       assert.deepStrictEqual(rows, [{ state: "COMPLETED", losses: 1, attempts: 1, count, ids: count, past: "Lost" }])
     }))
+
+  it.effect(
+    "a worker that is frozen loses its task; when it goes on, it interrupts the handler and records nothing",
+    () =>
+      Effect.gen(function*() {
+        const { url } = yield* TestDatabase
+        const handle = yield* Held.send({ n: 1 })
+        const victim = yield* program.start(fileURLToPath(new URL("holdingWorker.ts", import.meta.url)), {
+          args: [Redacted.value(url)]
+        })
+        yield* Effect.repeat(record(handle.id), {
+          until: ({ state }) => state === "CLAIMED",
+          schedule: Schedule.spaced("20 millis")
+        })
+        process.kill(victim.pid, "SIGSTOP")
+        yield* start(Held.toLayer(({ n }) => Effect.succeed(n)))
+        assert.strictEqual(yield* handle.await, 1)
+        assert.notInclude(victim.output(), "interrupted")
+        process.kill(victim.pid, "SIGCONT")
+        yield* eventually("the end of the handler", () => victim.output().includes("interrupted"), 20)
+        yield* victim.signalGroup("SIGKILL")
+        const { fence, losses } = yield* record(handle.id)
+        assert.deepStrictEqual([fence, losses], [2, 1])
+        assert.deepStrictEqual(yield* outcomes(handle.id), ["Lost", "Completed"])
+      }),
+    60_000
+  )
 
   it.effect("a worker that was declared dead interrupts its handlers, records nothing and comes back", () =>
     Effect.gen(function*() {

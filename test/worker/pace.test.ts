@@ -29,7 +29,7 @@ const claimed = (id: string, options: Partial<ClaimedTask> = {}): ClaimedTask =>
 })
 
 const slotsWith = (concurrency: number) => {
-  const slots = new QueueSlots("q", concurrency)
+  const slots = new QueueSlots("q", concurrency, 0)
   slots.handle({ name: "work", version: 1 })
   return slots
 }
@@ -38,7 +38,7 @@ const slotsWith = (concurrency: number) => {
 const warmUp = (slots: QueueSlots, payload = "null") => {
   const tasks = Array.from({ length: 200 }, (_, i) => claimed(`warm ${i}`, { payload }))
   for (const task of tasks) slots.hold({ task, worker: "w", claimedAt: 0 })
-  slots.claimed({ queue: "q", handles: [], slots: 100, ahead: 100 }, 0, tasks, 0, 0)
+  slots.claimed({ queue: "q", handles: [], slots: 100, ahead: 100 }, 0, { tasks, again: 0, full: false }, 0)
   for (let i = 0; i < tasks.length; i++) {
     slots.take(i / 100)
     slots.free((i + 1) / 100)
@@ -143,7 +143,7 @@ describe("a worker", () => {
       yield* Effect.scoped(Effect.gen(function*() {
         const broker = yield* Broker
         const worker = yield* Task.makeId
-        yield* broker.register({ id: worker, lease: 1, host: "h", pid: 1, queues: [], handles: [] })
+        yield* broker.register({ id: worker, lease: 1, host: "h", pid: 1, handles: [] })
         yield* broker.claim(worker, [{ queue: "held", handles: [{ name: "Held", version: 1 }], slots: 1, ahead: 0 }])
         yield* broker.deregister(worker)
         yield* broker.recover

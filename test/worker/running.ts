@@ -8,7 +8,7 @@ import * as Layer from "effect/Layer"
 import { Broker } from "../../src/Broker.ts"
 import * as Task from "../../src/Task.ts"
 import { type It, quick, record, sendRaw, start } from "../support/worker.ts"
-import { Echo, Held, Person } from "./tasks.ts"
+import { Echo, Held, HeldElsewhere, Person } from "./tasks.ts"
 
 export const running = (it: It) => {
   it.effect("runs a task and gives its result to who awaits it, before and after it ended", () =>
@@ -161,6 +161,39 @@ export const running = (it: It) => {
       assert.deepStrictEqual({ attempts, state }, { attempts: 0, state: "EXPIRED" })
     }))
 
+  for (const queues of [undefined, { held: {} }]) {
+    it.effect(`is known for what it handles, with ${queues === undefined ? "all queues" : "queues of its own"}`, () =>
+      Effect.gen(function*() {
+        const broker = yield* Broker
+        const started = yield* Deferred.make<void>()
+        const go = yield* Deferred.make<void>()
+        yield* broker.configureQueue("held", { limits: { concurrency: 1 } })
+        const waits = yield* Held.send({ n: 1 }, { priority: 2 })
+        assert.deepStrictEqual(yield* broker.whyNotRunning(waits.id), { _tag: "NoWorker", queue: "held", name: "Held" })
+        const runs = yield* Held.send({ n: 2 }, { priority: 1 })
+        yield* start(
+          Held.toLayer(({ n }) =>
+            Effect.as(Effect.andThen(Deferred.succeed(started, undefined), Deferred.await(go)), n)
+          ),
+          { ...quick, ...(queues === undefined ? {} : { queues }) }
+        )
+        yield* Deferred.await(started)
+        // It may claim before it has made known what came after its start.
+        const why = yield* Effect.repeat(Effect.andThen(Effect.yieldNow, broker.whyNotRunning(waits.id)), {
+          until: ({ _tag }) => _tag !== "NoWorker"
+        })
+        assert.deepStrictEqual(why, {
+          _tag: "Concurrency",
+          limit: 1,
+          concurrencyKey: undefined,
+          holders: [runs.id]
+        })
+        yield* Deferred.succeed(go, undefined)
+        assert.strictEqual(yield* waits.await, 1)
+        yield* broker.configureQueue("held", { limits: {} })
+      }))
+  }
+
   it.effect("starts nothing of a paused queue until it is resumed, and lets go on what runs", () =>
     Effect.gen(function*() {
       const broker = yield* Broker
@@ -183,6 +216,30 @@ export const running = (it: It) => {
       assert.strictEqual((yield* record(waiting.id)).state, "PENDING")
       yield* broker.configureQueue("held", { paused: false })
       assert.strictEqual(yield* waiting.await, 2)
+    }))
+
+  it.effect("leaves room in a full queue to others, whatever waits for itself", () =>
+    Effect.gen(function*() {
+      const broker = yield* Broker
+      yield* broker.configureQueue("held", { limits: { concurrency: 1 } })
+      // There is always another one: each sends the next before it ends.
+      let over = false
+      yield* start(
+        Held.toLayer(({ n }) =>
+          Effect.gen(function*() {
+            if (!over) yield* Effect.orDie(Held.send({ n: n + 1 }))
+            return n
+          }).pipe(Effect.provideService(Broker, broker))
+        ),
+        { ...quick, queues: { held: { concurrency: 1 } } }
+      )
+      yield* Effect.flatMap(Held.send({ n: 0 }), (handle) => handle.await)
+      yield* start(HeldElsewhere.toLayer(() => Effect.void))
+      const other = yield* HeldElsewhere.send({})
+      yield* other.awaitFor("10 seconds")
+      assert.strictEqual((yield* record(other.id)).state, "COMPLETED")
+      over = true
+      yield* broker.configureQueue("held", { limits: {} })
     }))
 
   it.effect("keeps the limits that it was given, whatever its own concurrency", () =>

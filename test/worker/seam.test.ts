@@ -45,9 +45,19 @@ describe("a worker", () => {
           priority: 100,
           timeout: undefined,
           maxLosses: 3,
-          retention: undefined
+          retention: undefined,
+          idempotencyWindow: 86_400_000
         },
-        { name: "Slow", version: 1, queue: "slow", priority: 100, timeout: 30, maxLosses: 3, retention: undefined }
+        {
+          name: "Slow",
+          version: 1,
+          queue: "slow",
+          priority: 100,
+          timeout: 30,
+          maxLosses: 3,
+          retention: undefined,
+          idempotencyWindow: 86_400_000
+        }
       ])
       // The same start, not another one.
       yield* Effect.flatMap(Echo.send({ text: "known" }), (handle) => handle.await)
@@ -129,7 +139,7 @@ describe("a worker", () => {
         claim: (worker, wants) =>
           Effect.map(
             broker.claim(worker, wants.map((want) => ({ ...want, slots: Math.min(1, want.slots), ahead: 0 }))),
-            ({ tasks }) => ({ tasks, again: new Map(tasks.map(({ queue }) => [queue, 0])) })
+            ({ full, tasks }) => ({ tasks, again: new Map(tasks.map(({ queue }) => [queue, 0])), full })
           )
       })))
     )
@@ -318,8 +328,8 @@ describe("tasks that are held ready", () => {
     }).pipe(
       Effect.scoped,
       Effect.provide(
-        claimingAhead((_, { again, tasks }) =>
-          Effect.succeed({ again, tasks: tasks.map((task, i) => i === 1 ? { ...task, expiresIn: 0 } : task) })
+        claimingAhead((_, { tasks, ...rest }) =>
+          Effect.succeed({ ...rest, tasks: tasks.map((task, i) => i === 1 ? { ...task, expiresIn: 0 } : task) })
         )
       )
     )

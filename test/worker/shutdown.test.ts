@@ -104,6 +104,47 @@ describe("a worker that is shut down", () => {
       assert.deepStrictEqual(yield* outcomes(handle.id), ["Shutdown"])
     }).pipe(fresh))
 
+  it.live("interrupts at once what runs when it has to hurry, also while the broker does not answer", () => {
+    let away = false
+    const [asked, back] = [Effect.runSync(Deferred.make<void>()), Effect.runSync(Deferred.make<void>())]
+    return Effect.gen(function*() {
+      const [started, interrupted] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()]
+      const handlers = Held.toLayer(() =>
+        Deferred.succeed(started, undefined).pipe(
+          Effect.andThen(Effect.never),
+          Effect.onInterrupt(() => Deferred.succeed(interrupted, undefined))
+        )
+      )
+      const worker = yield* build(handlers, { ...quick, concurrency: 2, shutdownTimeout: "1 hour" })
+      const handle = yield* Held.send({ n: 1 })
+      yield* Deferred.await(started)
+      away = true
+      yield* Held.send({ n: 2 })
+      yield* Deferred.await(asked)
+      const shutdown = yield* Effect.forkChild(worker.shutdown, { startImmediately: true })
+      const hurried = yield* Effect.forkChild(worker.shutdownNow, { startImmediately: true })
+      yield* Deferred.await(interrupted)
+      yield* Deferred.succeed(back, undefined)
+      yield* Fiber.join(shutdown)
+      yield* Fiber.join(hurried)
+      assert.deepStrictEqual(yield* outcomes(handle.id), ["Shutdown"])
+      const pending = yield* Broker.use((broker) => broker.list({ queue: "held" }, { states: ["PENDING"] }))
+      assert.lengthOf(pending, 2)
+    }).pipe(
+      Effect.provide(memoryBut((broker) => ({
+        claim: (worker, wants) =>
+          Effect.suspend(() =>
+            away
+              ? Deferred.succeed(asked, undefined).pipe(
+                Effect.andThen(Deferred.await(back)),
+                Effect.andThen(broker.claim(worker, wants))
+              )
+              : broker.claim(worker, wants)
+          )
+      })))
+    )
+  })
+
   it.live("is shut down as a whole when the program that launched it is interrupted", () =>
     Effect.gen(function*() {
       const { echoes, go, handlers, started } = yield* stacked
@@ -125,6 +166,16 @@ describe("a worker that is shut down", () => {
 })
 
 describe("what a worker says of itself", () => {
+  it.live("is that it is not alive when a part of it has died, whichever it is", () =>
+    Effect.gen(function*() {
+      const worker = yield* build(Held.toLayer(({ n }) => Effect.succeed(n)))
+      yield* Effect.repeat(Effect.delay(worker.status, Duration.millis(5)), { until: ({ alive }) => !alive })
+    }).pipe(Effect.provide(memoryBut(() => ({
+      promote: () => {
+        throw new Error("not even an effect")
+      }
+    })))))
+
   it.live("is stored every third heartbeat: what runs and what it was started with", () =>
     Effect.gen(function*() {
       const { go, handlers, started } = yield* stacked

@@ -172,7 +172,8 @@ export const stopping = (it: It) => {
           priority: 100,
           timeout: undefined,
           maxLosses: 3,
-          retention: undefined
+          retention: undefined,
+          idempotencyWindow: 86_400_000
         },
         transaction: false,
         batch: undefined,

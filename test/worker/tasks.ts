@@ -5,6 +5,9 @@ import * as Task from "../../src/Task.ts"
 
 export class Held extends Task.make("Held", { payload: { n: Schema.Int }, success: Schema.Int, queue: "held" }) {}
 
+/** In the same queue, for another worker. */
+export class HeldElsewhere extends Task.make("HeldElsewhere", { payload: {}, queue: "held" }) {}
+
 export class Echo extends Task.make("Echo", { payload: { text: Schema.String }, success: Schema.String }) {}
 
 export class Shaky extends Schema.TaggedError<Shaky>()("Shaky", { worthIt: Schema.Boolean, attempt: Schema.Int }) {}

@@ -16,11 +16,11 @@ const claimedOf = `t.id, t.fence, t.name::text, t.queue::text, ${payload}, t.pri
     ${epochMillis("t.run_at")}, ${epochMillis("v_now")} - ${epochMillis("t.run_at")},
     t.version, t.concurrency_key::text, t.timeout, ${epochMillis("t.good_until")} - ${epochMillis("v_now")}`
 
-/** A row that says something about a queue instead of being a task: what, and a number or a key. */
-const remark = (what: string, queue: string, key: string, number: string) =>
+/** A row that says something about a queue instead of being a task: what, and a number or a key. \`from\` may make it several. */
+const remark = (what: string, queue: string, key: string, number: string, from = "") =>
   `return query select null::uuid, null::integer, '${what}'::text, ${queue}::text, ${key}::text, null::smallint,
       null::integer, null::smallint, ${number}::float8, null::float8, null::smallint, null::text, null::float8,
-      null::float8;`
+      null::float8${from};`
 
 const isAlive = (schema: string) =>
   `exists (select from ${schema}.horsies_heartbeats b where b.worker = p_worker and b.died_at is null)`
@@ -35,47 +35,103 @@ const ready = (lane: { readonly queue: string; readonly name: string; readonly v
 
 const order = "order by t.priority, t.run_at, t.id"
 
+/** Keys in the order of their turns, and the lanes of each by their most urgent tasks. */
+const byTurn = "order by x.turn, x.priority, x.run_at, x.id"
+
+/**
+ * Where to claim: of each name and version the tasks without a key, and of keys that give many tasks their ranges. A
+ * range goes from a (priority, due time) up to a priority; those of one key lie side by side, in order, and the first
+ * begins at priority 0.
+ */
+const laneParameters = `p_lane_names text[], p_lane_versions integer[], p_lane_keys text[],
+  p_lane_from integer[], p_lane_from_at float8[], p_lane_to integer[]`
+
+const laneArguments = "p_lane_names, p_lane_versions, p_lane_keys, p_lane_from, p_lane_from_at, p_lane_to"
+
+/** The part of a lane that is in a range; all of it without one. */
+const within = (range: string) =>
+  `(t.priority, t.run_at) >= (
+            coalesce(p_lane_from[${range}], 0)::smallint,
+            coalesce(to_timestamp(p_lane_from_at[${range}] / 1000), '-infinity')
+          )
+          and t.priority <= coalesce(p_lane_to[${range}], 100)::smallint`
+
 /**
  * The lanes with ready tasks, one step of the index for each, in the order in which the keys take turns: from the key
- * after `p_after` on, and around. Tasks without a key have the key ''.
+ * after `p_after` on, and around; of each its first and last range, or zeros where it has none. Tasks without a key have
+ * the key ''. A key with ranges is stepped to, and looked for in these: nothing else of it is read.
  */
 const lanes = (schema: string) => {
-  const next = (after: string, columns = "t.concurrency_key") =>
-    `select ${columns} from ${schema}.horsies_tasks t
-          where ${
-      ready({ queue: "p_queue", name: "p_names[l]", version: "p_versions[l]" })
-    } and t.concurrency_key ${after}
-          order by t.concurrency_key limit 1`
+  const inLane = ready({ queue: "p_queue", name: "p_names[l]", version: "p_versions[l]" })
+  const next = (before = "") =>
+    `(
+            select t.concurrency_key from ${schema}.horsies_tasks t
+            where ${inLane}
+              and t.concurrency_key > v.concurrency_key${before}
+            order by t.concurrency_key limit 1
+          )`
   return `create function ${schema}.horsies_lanes(
-  p_queue text, p_names text[], p_versions integer[], p_after text, p_limit integer
-) returns table (lane integer, concurrency_key text)
+  p_queue text, p_names text[], p_versions integer[], p_lanes integer[], ${laneParameters},
+  p_after text, p_limit integer
+) returns table (lane integer, concurrency_key text, first integer, last integer)
 language plpgsql${certainPlans}
 as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := ${schema}.horsies_now();
 begin
-  -- horsies_tasks_ready
   return query
-  select found.lane, found.concurrency_key
+  select found.lane, found.concurrency_key, found.first, found.last
   from generate_subscripts(p_names, 1) l
   cross join lateral (
-    with recursive forward (concurrency_key, n) as (
-      (${next("> p_after", "t.concurrency_key, 1")})
+    -- The keys with ranges, in their order; '' is always among them, and the first.
+    select array_agg(k.key order by k.key) as keys, array_agg(k.first order by k.key) as firsts,
+      array_agg(k.last order by k.key) as lasts
+    from (
+      select coalesce(p_lane_keys[r], '') collate "C" as key, coalesce(min(nullif(r, 0)), 0) as first, max(r) as last
+      from unnest(p_lanes || 0) r
+      where r = 0 or p_lane_names[r] = p_names[l] and p_lane_versions[r] = p_versions[l]
+        -- One from the first to the last priority is all of its lane.
+        and p_lane_to[r] - p_lane_from[r] < 100
+      group by 1
+    ) k
+  ) m
+  cross join lateral (
+    -- \`next_mark\` is the first of those keys behind \`concurrency_key\`, \`mark\` says which one this is.
+    with recursive visited (concurrency_key, mark, found, n, wrapped, next_mark) as (
+      select p_after collate "C", null::integer, false, 0, false, width_bucket(p_after collate "C", m.keys) + 1
       union all
-      select (${next("> f.concurrency_key")}), f.n + 1
-      from forward f where f.concurrency_key is not null and f.n < p_limit
-    ), around (concurrency_key, n) as (
-      select first.concurrency_key, 1
-      from (${next(">= ''")}) first
-      where (select count(f.concurrency_key) from forward f) < p_limit
-      union all
-      select (${next("> a.concurrency_key")}), a.n + 1
-      from around a where a.concurrency_key < p_after and a.n < p_limit
+      select coalesce(v.next, m.keys[v.mark]),
+        case when v.next is null then v.mark end,
+        -- horsies_tasks_ready
+        case when v.next is not null then true else exists (
+          select from generate_series(m.firsts[v.mark], m.lasts[v.mark]) r
+          cross join lateral (
+            select from ${schema}.horsies_tasks t
+            where ${inLane} and t.concurrency_key = m.keys[v.mark]
+              and ${within("r")}
+            limit 1
+          ) t
+        ) end,
+        v.n,
+        v.wrapped or v.next is null and v.mark = 1,
+        case when v.next is null then v.mark + 1 else v.next_mark end
+      from (
+        select v.wrapped, v.next_mark, v.n + v.found::integer as n,
+          case when v.next_mark > cardinality(m.keys) then 1 else v.next_mark end as mark,
+          -- horsies_tasks_ready
+          case when v.next_mark > cardinality(m.keys) then ${next()}
+          else ${next(" and t.concurrency_key < m.keys[v.next_mark]")} end as next
+        from visited v
+        where v.n + v.found::integer < p_limit and not (v.wrapped and v.concurrency_key >= p_after)
+        offset 0
+      ) v
+      where not (v.wrapped and v.next is null and v.mark = 1)
     )
-    select l as lane, f.concurrency_key, false as wrapped from forward f where f.concurrency_key is not null
-    union all
-    select l, a.concurrency_key, true from around a where a.concurrency_key <= p_after
+    select l as lane, v.concurrency_key, coalesce(m.firsts[v.mark], 0) as first, coalesce(m.lasts[v.mark], 0) as last,
+      v.wrapped
+    from visited v
+    where v.found and (not v.wrapped or v.concurrency_key <= p_after)
   ) found
   order by found.wrapped, found.concurrency_key, found.lane
   limit p_limit;
@@ -83,21 +139,47 @@ end
 $$`
 }
 
+/** Which lanes there are, and the names and versions that have any. */
+const lanesOf = (where: string) =>
+  `select array_agg(l order by l), array_agg(p_lane_names[l]) filter (where p_lane_keys[l] = '' and p_lane_from[l] = 0),
+      array_agg(p_lane_versions[l]) filter (where p_lane_keys[l] = '' and p_lane_from[l] = 0)${where}`
+
+/**
+ * The first tasks of a key: of all of it, or of its ranges. The limits stand above the lock, so no more rows are locked
+ * than taken.
+ */
+const locked = (
+  schema: string,
+  { key, limit, ...lane }: Readonly<Record<"queue" | "name" | "version" | "key" | "limit", string>>,
+  ranges?: readonly [first: string, last: string]
+): string => {
+  const tasks = (inRange = "") =>
+    `select t.id from ${schema}.horsies_tasks t
+            where ${ready(lane)}
+              and t.concurrency_key = ${key}${inRange}
+            ${order}
+            limit ${limit}
+            for no key update skip locked`
+  return ranges === undefined ? tasks() : `select t.id
+          from generate_series(${ranges[0]}, ${ranges[1]}) r
+          cross join lateral (
+            ${tasks(` and ${within("r")}`)}
+          ) t
+          limit ${limit}`
+}
+
 /**
  * Claims from queues without limits. \`p_slots\` tasks of a queue may start at once, \`p_ahead\` more may be held ready.
- * Without concurrency keys, a lane goes from a (priority, due time) up to a priority. The lanes of a queue with a single
- * name come in the order of their priorities and are simply walked; with several names, a look at the heads of all lanes
- * first tells how many tasks of each belong to the most urgent ones. With keys, the keys take turns.
+ * Without concurrency keys, the lanes of a queue with a single name come in the order of their priorities and are simply
+ * walked; with several names, a look at the heads of all lanes first tells how many tasks of each belong to the most
+ * urgent ones. With keys, the keys take turns.
  */
 const claim = (schema: string) => {
   const lane = (i: string) =>
     ready({ queue: "p_queues[q]", name: `p_lane_names[${i}]`, version: `p_lane_versions[${i}]` })
   const range = (i: string) =>
     `${lane(i)} and t.concurrency_key = ''
-          and (t.priority, t.run_at) >= (
-            p_lane_from[${i}]::smallint, coalesce(to_timestamp(p_lane_from_at[${i}] / 1000), '-infinity')
-          )
-          and t.priority <= p_lane_to[${i}]::smallint`
+          and ${within(i)}`
   const take = (ids: string) =>
     `-- horsies_tasks_pkey
     return query
@@ -105,11 +187,30 @@ const claim = (schema: string) => {
     set state = 'CLAIMED', fence = t.fence + 1, worker = p_worker
     where t.id = any (${ids})
     returning ${claimedOf};`
+  const shares = (ranges?: readonly [string, string]) =>
+    `v_taken := array(
+            select picked.id
+            from generate_subscripts(v_turns, 1) i
+            cross join lateral (
+              ${
+      locked(
+        schema,
+        {
+          queue: "p_queues[q]",
+          name: "v_names[v_turns[i]]",
+          version: "v_versions[v_turns[i]]",
+          key: "v_keys[i]",
+          limit: "v_rest / v_lane + (i <= v_rest % v_lane)::integer"
+        },
+        ranges
+      )
+    }
+            ) picked
+          );`
   return `create function ${schema}.horsies_claim(
   p_worker uuid,
   p_queues text[], p_slots integer[], p_ahead integer[], p_after text[],
-  p_lane_queues integer[], p_lane_names text[], p_lane_versions integer[],
-  p_lane_from integer[], p_lane_from_at float8[], p_lane_to integer[]
+  p_lane_queues integer[], ${laneParameters}
 ) returns table (${claimedColumns})
 language plpgsql${certainPlans}
 as $$
@@ -122,8 +223,12 @@ declare
   v_names text[];
   v_versions integer[];
   v_settings record;
+  v_marked boolean;
+  v_keyed boolean;
   v_turns integer[];
   v_keys text[];
+  v_firsts integer[];
+  v_lasts integer[];
   v_counts integer[];
   v_rest integer;
   v_limit integer;
@@ -144,20 +249,30 @@ begin
     end if;
     continue when v_settings.paused;
 
-    v_lanes := array(select l from generate_subscripts(p_lane_queues, 1) l where p_lane_queues[l] = q order by l);
-    select array_agg(d.name), array_agg(d.version) into v_names, v_versions
-    from (select distinct p_lane_names[l] as name, p_lane_versions[l] as version from unnest(v_lanes) l) d;
+    ${lanesOf(", bool_or(p_lane_keys[l] > '')")}
+    into v_lanes, v_names, v_versions, v_marked
+    from generate_subscripts(p_lane_queues, 1) l where p_lane_queues[l] = q;
+    continue when v_lanes is null;
 
-    -- horsies_tasks_suspect
+    -- horsies_tasks_suspect, then horsies_tasks_pkey: the most urgent of all names, and behind them what takes the place of
+    -- those that others are claiming
     v_taken := array(
       select picked.id
-      from generate_subscripts(v_names, 1) l
+      from (
+        select s.id
+        from generate_subscripts(v_names, 1) l
+        cross join lateral (
+          select t.id, t.priority, t.run_at from ${schema}.horsies_tasks t
+          where t.queue = p_queues[q] and t.name = v_names[l] and t.version = v_versions[l]
+            and t.state = 'PENDING' and t.due and t.losses > 0 and ${inTime}
+          ${order}
+          limit p_slots[q] + 100
+        ) s
+        order by s.priority, s.run_at, s.id
+      ) s
       cross join lateral (
         select t.id from ${schema}.horsies_tasks t
-        where t.queue = p_queues[q] and t.name = v_names[l] and t.version = v_versions[l]
-          and t.state = 'PENDING' and t.due and t.losses > 0 and ${inTime}
-        ${order}
-        limit greatest(p_slots[q], least(p_ahead[q], 1))
+        where t.id = s.id and t.state = 'PENDING' and t.due and ${inTime}
         for no key update skip locked
       ) picked
       -- One even when no slot is free: under a steady load none ever would be.
@@ -167,8 +282,8 @@ begin
     v_rest := p_slots[q] + p_ahead[q] - cardinality(v_taken);
     continue when v_rest <= 0;
 
-    -- horsies_tasks_ready
-    if exists (
+    -- horsies_tasks_ready. Where a key had the last turn, or has ranges, the look at the lanes tells as well.
+    v_keyed := p_after[q] > '' or v_marked or exists (
       select from generate_subscripts(v_names, 1) l
       cross join lateral (
         select from ${schema}.horsies_tasks t
@@ -176,27 +291,27 @@ begin
           and t.concurrency_key > ''
         limit 1
       ) keyed
-    ) then
+    );
+    if v_keyed then
       -- Another round for what keys with few tasks have left of their shares.
       v_after := p_after[q];
       for v_round in 1..4 loop
-        select array_agg(k.lane), array_agg(k.concurrency_key) into v_turns, v_keys
-        from ${schema}.horsies_lanes(p_queues[q], v_names, v_versions, v_after, least(v_rest, 200)) k;
+        select array_agg(k.lane), array_agg(k.concurrency_key), array_agg(k.first), array_agg(k.last)
+        into v_turns, v_keys, v_firsts, v_lasts
+        from ${schema}.horsies_lanes(
+          p_queues[q], v_names, v_versions, v_lanes, ${laneArguments},
+          v_after, least(v_rest, 200)
+        ) k;
         v_lane := coalesce(cardinality(v_turns), 0);
-        exit when v_lane = 0;
+        -- That key may have been the last one.
+        v_keyed := v_round > 1 or v_lane > 0 and '' <> any (v_keys);
+        exit when v_lane = 0 or not v_keyed;
         -- horsies_tasks_ready; shares that add up to what is asked for, so no more rows are locked than that
-        v_taken := array(
-          select picked.id
-          from generate_subscripts(v_turns, 1) i
-          cross join lateral (
-            select t.id from ${schema}.horsies_tasks t
-            where ${ready({ queue: "p_queues[q]", name: "v_names[v_turns[i]]", version: "v_versions[v_turns[i]]" })}
-              and t.concurrency_key = v_keys[i]
-            ${order}
-            limit v_rest / v_lane + (i <= v_rest % v_lane)::integer
-            for no key update skip locked
-          ) picked
-        );
+        if 0 = all (v_lasts) then
+          ${shares()}
+        else
+          ${shares(["v_firsts[i]", "v_lasts[i]"])}
+        end if;
         -- It goes on after the last one whose share was larger.
         v_after := v_keys[case when v_rest % v_lane > 0 then v_rest % v_lane else v_lane end];
         v_limit := v_rest;
@@ -205,12 +320,20 @@ begin
         ${take("v_taken")}
         exit when v_rest <= 0;
       end loop;
-      ${remark("turn", "p_queues[q]", "v_after", "null")}
-      if v_rest > 0 and v_lane > 0 then
-        -- There is more, or others are claiming these very keys: a moment later they are through.
-        ${remark("again", "p_queues[q]", "null", "case when v_rest < v_limit then 0 else 10 end")}
+      if v_keyed then
+        ${remark("turn", "p_queues[q]", "v_after", "null")}
+        if v_rest > 0 and v_lane > 0 then
+          -- There is more, or others are claiming these very keys: a moment later they are through.
+          ${remark("again", "p_queues[q]", "null", "case when v_rest < v_limit then 0 else 10 end")}
+        end if;
+        continue;
       end if;
-      continue;
+      ${remark("turn", "p_queues[q]", "''", "null")}
+    end if;
+    if v_marked then
+      v_lanes := array(
+        select l from unnest(v_lanes) with ordinality as of_queue (l, n) where p_lane_keys[l] = '' order by n
+      );
     end if;
 
     if cardinality(v_names) > 1 then
@@ -284,13 +407,21 @@ const takeTokens = (schema: string, key: string, tokens: string) =>
     on conflict (queue, concurrency_key) do update set tokens = excluded.tokens, at = greatest(b.at, excluded.at);`
 
 /**
- * Claims from one queue with limits. Such claims wait for each other: each first locks the row of the queue, and counts
- * in later statements, which see what the ones before it have committed. Keys take turns, and a key at its limit is
- * passed over.
+ * Claims from one queue with limits. Such claims wait for each other (with `p_nowait` one takes nothing where it
+ * would have to): each first locks the row of the queue, and counts in later statements, which see what the ones before it
+ * have committed. Keys take turns, and a key at its limit is passed over. A claim that is left with room has seen the end
+ * of its ranges, and looks at the whole keys then.
  */
-const claimLimited = (schema: string) =>
-  `create function ${schema}.horsies_claim_limited(
-  p_worker uuid, p_queue text, p_slots integer, p_after text, p_names text[], p_versions integer[]
+const claimLimited = (schema: string) => {
+  const visited = {
+    queue: "p_queue",
+    name: "v_names[v_turns[i]]",
+    version: "v_versions[v_turns[i]]",
+    key: "v_keys[i]",
+    limit: "v_limit"
+  }
+  return `create function ${schema}.horsies_claim_limited(
+  p_worker uuid, p_queue text, p_slots integer, p_after text, ${laneParameters}, p_nowait boolean
 ) returns table (${claimedColumns})
 language plpgsql${certainPlans}
 as $$
@@ -304,9 +435,20 @@ declare
   v_tokens float8;
   v_key_tokens float8;
   v_again float8;
+  -- What the limit of the queue leaves, and whether a key is at its own.
+  v_places integer;
+  v_full boolean := false;
+  v_lanes integer[];
+  v_names text[];
+  v_versions integer[];
   v_turns integer[];
   v_keys text[];
+  v_firsts integer[];
+  v_lasts integer[];
   v_suspects uuid[];
+  -- Keys with ranges that are at their limits, and those whose ranges have come to their end.
+  v_kept text[] := '{}';
+  v_ended text[];
   v_share integer;
   v_limit integer;
   v_visited integer := 0;
@@ -316,16 +458,33 @@ begin
   if not ${isAlive(schema)} then
     return;
   end if;
+  -- A connection plans what it has not run before. That takes tens of milliseconds, in which others are not to wait for the
+  -- lock: so the first claim of each connection is preceded by one of no queue.
+  if current_setting('horsies.planned', true) is distinct from 'yes' then
+    perform set_config('horsies.planned', 'yes', false);
+    perform from ${schema}.horsies_claim_limited(p_worker, null, 1, '', ${laneArguments}, p_nowait);
+  end if;
   -- Without the lock first: where everything is taken, whoever gives something back wakes this worker again after its
   -- commit, and a lock, and the commit that it needs, would only keep others waiting. horsies_tasks_counted
   select * into v_settings from ${schema}.horsies_queues s where s.queue = p_queue;
   if v_settings.concurrency <= (
     select count(*) from ${schema}.horsies_tasks t where t.queue = p_queue and t.state = 'CLAIMED' and t.counted
   ) then
+    ${remark("full", "p_queue", "null", "null")}
     return;
   end if;
-  select * into v_settings from ${schema}.horsies_queues s where s.queue = p_queue for update;
-  if v_settings.limited is not true then
+  if p_queue is null then
+    null;
+  elsif p_nowait then
+    select * into v_settings from ${schema}.horsies_queues s where s.queue = p_queue for update skip locked;
+    if not found then
+      ${remark("again", "p_queue", "null", "0")}
+      return;
+    end if;
+  else
+    select * into v_settings from ${schema}.horsies_queues s where s.queue = p_queue for update;
+  end if;
+  if p_queue is not null and v_settings.limited is not true then
     ${remark("unlimited", "p_queue", "null", "null")}
     return;
   end if;
@@ -335,9 +494,10 @@ begin
 
   if v_settings.concurrency is not null then
     -- horsies_tasks_counted
-    v_rest := least(v_rest, v_settings.concurrency - (
+    v_places := v_settings.concurrency - (
       select count(*) from ${schema}.horsies_tasks t where t.queue = p_queue and t.state = 'CLAIMED' and t.counted
-    )::integer);
+    );
+    v_rest := least(v_rest, v_places);
   end if;
   if v_settings.rate is not null then
     v_tokens := ${tokensIn(schema, "''", "v_settings.rate", "v_settings.rate_per", "v_settings.burst")};
@@ -347,19 +507,25 @@ begin
     v_rest := least(v_rest, floor(v_tokens)::integer);
   end if;
 
+  ${lanesOf("")}
+  into v_lanes, v_names, v_versions
+  from generate_subscripts(p_lane_names, 1) l;
+
   loop
     exit when v_rest <= 0 or v_visited >= 500;
     v_before := v_rest;
-    select coalesce(array_agg(x.lane), '{}'), array_agg(x.concurrency_key), array_agg(x.suspect)
-    into v_turns, v_keys, v_suspects
+    select coalesce(array_agg(x.lane ${byTurn}), '{}'), array_agg(x.concurrency_key ${byTurn}),
+      array_agg(x.first ${byTurn}), array_agg(x.last ${byTurn}), array_agg(x.suspect ${byTurn})
+    into v_turns, v_keys, v_firsts, v_lasts, v_suspects
     from (
       -- horsies_tasks_suspect: on the first round, before all others
       (
-        select l as lane, s.concurrency_key, s.id as suspect
-        from generate_subscripts(p_names, 1) l
+        select l as lane, s.concurrency_key, 0 as first, 0 as last, s.id as suspect, 0::bigint as turn,
+          s.priority, s.run_at, s.id
+        from generate_subscripts(v_names, 1) l
         cross join lateral (
-          select t.concurrency_key, t.id from ${schema}.horsies_tasks t
-          where t.queue = p_queue and t.name = p_names[l] and t.version = p_versions[l]
+          select t.concurrency_key, t.id, t.priority, t.run_at from ${schema}.horsies_tasks t
+          where t.queue = p_queue and t.name = v_names[l] and t.version = v_versions[l]
             and t.state = 'PENDING' and t.due and t.losses > 0 and ${inTime}
           ${order}
           limit 100
@@ -367,8 +533,29 @@ begin
         where v_visited = 0
       )
       union all
-      select k.lane, k.concurrency_key, null
-      from ${schema}.horsies_lanes(p_queue, p_names, p_versions, v_after, 200) k
+      -- Of one key, the lane with the most urgent task first. horsies_tasks_ready
+      select k.lane, k.concurrency_key, k.first, k.last, null, k.turn, h.priority, h.run_at, h.id
+      from (
+        select l.*, min(l.n) over of_key as turn, count(*) over of_key as lanes
+        from ${schema}.horsies_lanes(
+          p_queue, v_names, v_versions, v_lanes, ${laneArguments},
+          v_after, 200
+        ) with ordinality as l (lane, concurrency_key, first, last, n)
+        window of_key as (partition by l.concurrency_key)
+      ) k
+      left join lateral (
+        select t.priority, t.run_at, t.id
+        from generate_series(k.first, k.last) r
+        cross join lateral (
+          select t.priority, t.run_at, t.id from ${schema}.horsies_tasks t
+          where ${ready({ queue: "p_queue", name: "v_names[k.lane]", version: "v_versions[k.lane]" })}
+            and t.concurrency_key = k.concurrency_key and ${within("r")}
+          ${order}
+          limit 1
+        ) t
+        where k.lanes > 1
+        limit 1
+      ) h on true
     ) x;
     v_share := greatest(1, v_rest / greatest(1, cardinality(v_turns)));
     for i in 1..cardinality(v_turns) loop
@@ -385,6 +572,7 @@ begin
             select count(*) from ${schema}.horsies_tasks t
             where t.queue = p_queue and t.concurrency_key = v_keys[i] and t.state = 'CLAIMED' and t.counted
           ));
+          v_full := v_full or v_limit <= 0;
         end if;
         if v_settings.key_rate is not null then
           v_key_tokens :=
@@ -394,21 +582,28 @@ begin
           end if;
           v_limit := least(v_limit, floor(v_key_tokens));
         end if;
+        if v_limit <= 0 and v_firsts[i] > 0 then
+          v_kept := v_kept || v_keys[i];
+        end if;
         continue when v_limit <= 0;
       end if;
-      v_taken := case when v_suspects[i] is not null then array(
-        select t.id from ${schema}.horsies_tasks t
-        where t.id = v_suspects[i] and t.state = 'PENDING'
-        for no key update skip locked
-      ) else array(
+      if v_suspects[i] is not null then
+        v_taken := array(
+          select t.id from ${schema}.horsies_tasks t
+          where t.id = v_suspects[i] and t.state = 'PENDING' and t.due and ${inTime}
+          for no key update skip locked
+        );
+      elsif v_firsts[i] = 0 then
         -- horsies_tasks_ready
-        select t.id from ${schema}.horsies_tasks t
-        where ${ready({ queue: "p_queue", name: "p_names[v_turns[i]]", version: "p_versions[v_turns[i]]" })}
-          and t.concurrency_key = v_keys[i]
-        ${order}
-        limit v_limit
-        for no key update skip locked
-      ) end;
+        v_taken := array(
+          ${locked(schema, visited)}
+        );
+      else
+        -- horsies_tasks_ready
+        v_taken := array(
+          ${locked(schema, visited, ["v_firsts[i]", "v_lasts[i]"])}
+        );
+      end if;
       continue when cardinality(v_taken) = 0;
       -- At once, so that the next look at this key counts them and does not meet them again. horsies_tasks_pkey
       update ${schema}.horsies_tasks t
@@ -421,8 +616,16 @@ begin
         ${takeTokens(schema, "v_keys[i]", "v_key_tokens - cardinality(v_taken)")}
       end if;
     end loop;
-    -- All the way around, and nothing.
-    exit when v_rest = v_before and cardinality(v_turns) < 200;
+    if v_rest = v_before and cardinality(v_turns) < 200 then
+      -- All the way around, and nothing: before a range may lie what has come late, unless its key is at a limit.
+      v_ended := array(
+        select distinct p_lane_keys[l] from unnest(v_lanes) l
+        where p_lane_from_at[l] is not null and p_lane_keys[l] <> all (v_kept)
+      );
+      exit when cardinality(v_ended) = 0;
+      ${remark("end", "p_queue", "ended.key", "null", " from unnest(v_ended) ended (key)")}
+      v_lanes := array(select l from unnest(v_lanes) l where p_lane_keys[l] = any (v_kept));
+    end if;
   end loop;
 
   if cardinality(v_ids) > 0 and v_settings.rate is not null then
@@ -441,6 +644,10 @@ begin
   if v_again is not null then
     ${remark("again", "p_queue", "null", "v_again")}
   end if;
+  -- Also when all slots are filled: an end makes room then, too.
+  if v_full or v_places <= cardinality(v_ids) then
+    ${remark("full", "p_queue", "null", "null")}
+  end if;
   -- horsies_tasks_pkey
   return query
   select ${claimedOf}
@@ -448,5 +655,6 @@ begin
   where t.id = any (v_ids);
 end
 $$`
+}
 
 export const claiming = (schema: string) => [lanes(schema), claim(schema), claimLimited(schema)]

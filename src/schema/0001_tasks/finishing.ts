@@ -202,22 +202,36 @@ begin
     return next;
     return;
   end if;
-  -- horsies_tasks_delayed, horsies_tasks_expiring. What is due and still waits is being promoted by somebody else: its
-  -- commit is a moment away.
+  -- horsies_tasks_delayed, horsies_tasks_expiring. What is due and still waits is locked by somebody. Mostly he promotes it, and
+  -- his commit is a moment away; but it may be any transaction: each wait is as long as it has been due already.
   select min(${epochMillis("d.at")} - ${epochMillis("v_now")}) into next
   from unnest(p_queues) q
   cross join lateral (
     (
       select t.run_at as at from ${schema}.horsies_tasks t
-      where t.queue = q and t.state = 'PENDING' and not t.due
+      where t.queue = q and t.state = 'PENDING' and not t.due and t.run_at > v_now
       order by t.run_at
       limit 1
     )
     union all
     (
+      select v_now + least(v_now - t.run_at, interval '1 second') from ${schema}.horsies_tasks t
+      where t.queue = q and t.state = 'PENDING' and not t.due and t.run_at <= v_now
+      order by t.run_at desc
+      limit 1
+    )
+    union all
+    (
       select t.good_until from ${schema}.horsies_tasks t
-      where t.queue = q and t.state = 'PENDING' and t.good_until is not null
+      where t.queue = q and t.state = 'PENDING' and t.good_until is not null and t.good_until > v_now
       order by t.good_until
+      limit 1
+    )
+    union all
+    (
+      select v_now + least(v_now - t.good_until, interval '1 second') from ${schema}.horsies_tasks t
+      where t.queue = q and t.state = 'PENDING' and t.good_until is not null and t.good_until <= v_now
+      order by t.good_until desc
       limit 1
     )
   ) d;
@@ -240,6 +254,15 @@ declare
   v_gone uuid[];
   v_ids uuid[];
 begin
+  -- A claim that was under way when its queue was given limits does not count yet. horsies_tasks_claimed
+  if exists (select from ${schema}.horsies_queues q where q.limited) then
+    update ${schema}.horsies_tasks t set counted = true
+    where t.id = any (array(
+      select c.id from ${schema}.horsies_tasks c join ${schema}.horsies_queues q on q.queue = c.queue
+      where c.state = 'CLAIMED' and not c.counted and q.limited
+      for no key update of c skip locked
+    ));
+  end if;
   -- horsies_tasks_claimed, one step per holder, never per task
   v_gone := array(
     with recursive holders (worker) as (

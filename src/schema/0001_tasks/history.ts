@@ -68,6 +68,22 @@ begin
     for update skip locked
   );
   get diagnostics removed = row_count;
+  -- of queues and keys that are at rest: a bucket that is full again is as good as none
+  delete from ${schema}.horsies_buckets b
+  where (b.queue, b.concurrency_key) in (
+    select o.queue, o.concurrency_key
+    from ${schema}.horsies_buckets o
+    left join ${schema}.horsies_queues q on q.queue = o.queue
+    cross join lateral (
+      select case when o.concurrency_key = '' then q.burst else q.key_burst end as burst,
+        case when o.concurrency_key = '' then q.rate / q.rate_per else q.key_rate / q.key_rate_per end as pace
+    ) of_it
+    where coalesce(o.tokens + extract(epoch from v_now - o.at) * 1000 * of_it.pace >= of_it.burst, true)
+    limit p_limit
+    for update of o skip locked
+  );
+  get diagnostics v_count = row_count;
+  removed := removed + v_count;
   -- horsies_worker_states_taken
   delete from ${schema}.horsies_worker_states s
   where s.ctid = any (array(

@@ -59,7 +59,7 @@ $$`
 /** Sends one batch of failed tasks again. */
 const resend = (schema: string) =>
   `create function ${schema}.horsies_resend(
-  p_ids uuid[], p_name text, p_queue text, p_key text, p_idempotency_key text, p_tags jsonb, p_limit integer
+  p_ids uuid[], p_name text, p_queue text, p_key text, p_idempotency_key text, p_tags jsonb, p_before timestamptz, p_limit integer
 ) returns table (origin uuid, id uuid, queue text, priority integer)
 language plpgsql
 as $$
@@ -72,7 +72,7 @@ begin
     return query execute format(
       'with found as (
         select t.tableoid, t.ctid, t.id from ${schema}.%1$I t
-        where t.state = ''FAILED'' and t.successor is null and %2$s
+        where t.state = ''FAILED'' and t.successor is null and t.ended_at <= $2 and %2$s
         order by t.id
         limit %3$s
         for update skip locked
@@ -92,7 +92,7 @@ begin
       )
       select a.id, a.successor, a.queue::text, a.priority::integer from again a',
       v_table, ${schema}.horsies_filter(p_ids, p_name, p_queue, p_key, p_idempotency_key, p_tags), p_limit
-    ) using v_now;
+    ) using v_now, p_before;
   end loop;
 end
 $$`

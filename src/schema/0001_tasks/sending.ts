@@ -108,7 +108,9 @@ begin
   for v_other in
     select n.id
     from unnest(p_ids, v_ids, p_repeated) as n (id, kept, repeated)
-    where n.id = n.kept and not n.repeated and not v_stored ? n.id::text
+    where not n.repeated and not v_stored ? n.id::text
+      -- Whatever its key stands for by now. horsies_tasks_pkey
+      and (n.id = n.kept or exists (select from ${schema}.horsies_tasks t where t.id = n.id))
     limit 1
   loop
     raise exception 'there is already a task %', v_other using errcode = '23505';
@@ -121,7 +123,7 @@ begin
       select n.id
       from unnest(p_ids, v_ids, p_names, p_payloads, p_repeated) as n (id, kept, name, payload, repeated)
       cross join lateral (
-        select t.name, t.payload from ${schema}.horsies_tasks t where t.id = n.id and not v_stored ? n.id::text
+        select t.name, t.payload from ${schema}.horsies_tasks t where t.id = n.id
         union all
         ${ended("h.name, h.payload", "n.id")}
       ) stored
@@ -183,7 +185,7 @@ const send = (schema: string, channel: string) =>
   timeout interval default null,
   concurrency_key text default null,
   idempotency_key text default null,
-  idempotency_window interval default '1 day',
+  idempotency_window interval default null,
   tags jsonb default null,
   version integer default null,
   id uuid default null
@@ -201,6 +203,10 @@ declare
 begin
   if horsies_send.delay is not null and horsies_send.run_at is not null then
     raise exception 'horsies_send: give delay or run_at, not both' using errcode = '22023';
+  end if;
+  if substr(v_id::text, 15, 1) <> '7' then
+    raise exception 'horsies_send: id is %; write a UUIDv7, whose time says where to look for the task', v_id
+      using errcode = '22023';
   end if;
   select * into v_definition from ${schema}.horsies_definitions d where d.name = horsies_send.name;
   v_queue := coalesce(horsies_send.queue, v_definition.queue);
@@ -229,7 +235,9 @@ begin
     array[horsies_send.tags::text],
     array[horsies_send.id is not null],
     array[horsies_send.idempotency_key],
-    array[extract(epoch from horsies_send.idempotency_window)::float8 * 1000]
+    array[coalesce(
+      extract(epoch from horsies_send.idempotency_window)::float8 * 1000, v_definition.idempotency_window, 86400000
+    )]
   ) s;
   if not r.duplicate then
     perform pg_notify('${channel}', json_build_object(

@@ -207,6 +207,7 @@ const others = (schema: string) => [
   max_losses smallint not null,
   timeout float8,
   retention float8,
+  idempotency_window float8 not null,
   seen_at timestamptz not null
 )`
 ]

@@ -2,6 +2,7 @@
 import { assert } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
+import * as Result from "effect/Result"
 import { Broker, type BrokerError, type IdTaken, type NewTask } from "../../Broker.ts"
 import type { It } from "./Harness.ts"
 import {
@@ -101,6 +102,20 @@ export const duplicates = (it: It) => {
       yield* finish(worker, ended(hold, completed()))
       yield* refuse
       assert.strictEqual((yield* find(task.id)).payload, `{"a":1}`)
+    }))
+
+  it.effect("of two tasks that are sent at the same time under one id, one is stored and the other refused", () =>
+    Effect.gen(function*() {
+      const task = newTask({ queue: uniqueQueue(), payload: `{"a":1}`, repeated: true })
+      const sent = yield* Effect.forEach(
+        [task, { ...task, payload: `{"a":2}` }],
+        (one) => Effect.result(send(one)),
+        { concurrency: "unbounded" }
+      )
+      const refused = sent.filter(Result.isFailure)
+      assert.lengthOf(refused, 1)
+      assertTaken(refused[0]!.failure, task.id)
+      assert.strictEqual((yield* find(task.id)).payload, Result.isSuccess(sent[0]!) ? `{"a":1}` : `{"a":2}`)
     }))
 
   it.effect("repeats of one send at the same time store one task", () =>

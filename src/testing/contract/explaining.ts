@@ -41,7 +41,7 @@ const assertNothing = (answer: WhyNotRunning, ahead: number) =>
 /** A queue of its own, and a name that a worker handles. */
 const world = Effect.gen(function*() {
   const [queue, name] = [uniqueQueue(), unique("name")]
-  return { queue, name, worker: yield* startWorkerFor(handled(name)), all: want(queue, { names: [name] }) }
+  return { queue, name, worker: yield* startWorkerFor(handled(queue, name)), all: want(queue, { names: [name] }) }
 })
 
 export const explaining = (it: It) => {
@@ -98,21 +98,22 @@ export const explaining = (it: It) => {
       assert.strictEqual((yield* why(task.id))._tag, "NoWorker")
     }))
 
-  it.effect("NoWorker: nobody handles its name, or nobody does any longer", () =>
+  it.effect("NoWorker: nobody of its queue handles its name, or nobody does any longer", () =>
     Effect.gen(function*() {
-      const name = unique("name")
-      const task = newTask({ queue: uniqueQueue(), name })
+      const [queue, name] = [uniqueQueue(), unique("name")]
+      const task = newTask({ queue, name })
       yield* send(task)
-      const noWorker = { _tag: "NoWorker", name } as const
-      yield* startWorkerFor(handled(unique("name")))
+      const noWorker = { _tag: "NoWorker", queue, name } as const
+      yield* startWorkerFor(handled(queue, unique("name")))
+      yield* startWorkerFor(handled(uniqueQueue(), name))
       assert.deepStrictEqual(yield* why(task.id), noWorker)
       // It knows the name from its second registration on.
       const leaves = yield* startWorker
-      yield* register(leaves, [handled("other"), handled(name)])
+      yield* register(leaves, handled(queue, "other"), handled(queue, name))
       assertNothing(yield* why(task.id), 0)
       yield* Broker.use((broker) => broker.deregister(leaves))
       assert.deepStrictEqual(yield* why(task.id), noWorker)
-      yield* startWorkerFor(handled(name))
+      yield* startWorkerFor(handled(queue, name))
       assertNothing(yield* why(task.id), 0)
       yield* leasePasses()
       yield* recover
@@ -121,13 +122,13 @@ export const explaining = (it: It) => {
 
   it.effect("NewerVersion: with the newest that a worker knows", () =>
     Effect.gen(function*() {
-      const name = unique("name")
-      const task = newTask({ queue: uniqueQueue(), name, version: 5 })
+      const [queue, name] = [uniqueQueue(), unique("name")]
+      const task = newTask({ queue, name, version: 5 })
       yield* send(task)
-      yield* startWorkerFor(handled(name, 3))
-      yield* startWorkerFor(handled(name, 2))
+      yield* startWorkerFor(handled(queue, name, 3))
+      yield* startWorkerFor(handled(queue, name, 2))
       assert.deepStrictEqual(yield* why(task.id), { _tag: "NewerVersion", version: 5, known: 3 })
-      yield* startWorkerFor(handled(name, 5))
+      yield* startWorkerFor(handled(queue, name, 5))
       assertNothing(yield* why(task.id), 0)
     }))
 

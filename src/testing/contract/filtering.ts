@@ -50,6 +50,7 @@ export const filtering = (it: It) => {
         [{ name, concurrencyKey: key }, [one, four]],
         [{ ids: ids([one, four]) }, [one, four]],
         [{ ids: ids([one, four]), queue }, [one]],
+        [{ ids: [one.id.toUpperCase()] }, [one]],
         [{ ids: [], queue }, []]
       ]
       for (const [filter, expected] of cases) {

@@ -14,6 +14,7 @@ import {
   finish,
   isFor,
   leasePasses,
+  newTask,
   newTasks,
   recover,
   release,
@@ -93,6 +94,55 @@ export const limits = (it: It) => {
       const { again, tasks } = yield* claims(yield* startWorker, want(queue, { slots: 5 }))
       assert.lengthOf(tasks, 2)
       assert.isFalse(again.has(queue))
+    }))
+
+  it.effect("a limited queue gives the most urgent first, whatever its name", () =>
+    Effect.gen(function*() {
+      const worker = yield* startWorker
+      for (const concurrencyKey of [undefined, "ada"]) {
+        const queue = uniqueQueue()
+        yield* configure(queue, { limits: { concurrency: 1 } })
+        yield* send(
+          newTask({ queue, name: "a", priority: 50, concurrencyKey }),
+          newTask({ queue, name: "b", priority: 1, concurrencyKey }),
+          newTask({ queue, name: "b", priority: 70, concurrencyKey }),
+          newTask({ queue, name: "a", priority: 60, concurrencyKey })
+        )
+        const order: Array<number> = []
+        for (let round = 0; round < 4; round++) {
+          const [hold] = yield* claim(worker, want(queue, { names: ["a", "b"] }))
+          order.push(hold!.priority)
+          yield* finish(worker, ended(hold!, completed()))
+        }
+        assert.deepStrictEqual(order, [1, 50, 60, 70])
+      }
+    }))
+
+  it.effect("a claim that as many tasks as may run have cut short says so", () =>
+    Effect.gen(function*() {
+      const worker = yield* startWorker
+      for (const limits of [{ concurrency: 2 }, { perKey: { concurrency: 2 } }]) {
+        const queue = uniqueQueue()
+        yield* configure(queue, { limits })
+        yield* send(...newTasks(4, { queue, concurrencyKey: "ada" }))
+        const some = yield* claims(worker, want(queue, { slots: 1 }))
+        assert.isFalse(some.full.has(queue))
+        for (let round = 0; round < 2; round++) {
+          assert.isTrue((yield* claims(worker, want(queue, { slots: 5 }))).full.has(queue))
+        }
+        const broker = yield* Broker
+        const { claimed } = yield* broker.finish(worker, [ended(some.tasks[0]!, completed())], [
+          want(queue, { slots: 5 })
+        ])
+        const last = claimed.tasks.length > 0 ? claimed : yield* claims(worker, want(queue, { slots: 5 }))
+        assert.lengthOf(last.tasks, 1)
+      }
+      const queue = uniqueQueue()
+      yield* configure(queue, { limits: { concurrency: 5, rate: { limit: 1, per: 3_600_000 } } })
+      yield* send(...newTasks(2, { queue }))
+      const paced = yield* claims(worker, want(queue, { slots: 2 }))
+      assert.lengthOf(paced.tasks, 1)
+      assert.isFalse(paced.full.has(queue))
     }))
 
   const caps = {

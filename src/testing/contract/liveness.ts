@@ -233,6 +233,23 @@ export const liveness = (it: It) => {
       }
     }))
 
+  it.effect("of tasks that were lost, the most urgent is claimed first, whatever its name", () =>
+    Effect.gen(function*() {
+      const queue = uniqueQueue()
+      const names = ["a", "b", "c"]
+      const lostTasks = [5, 3, 4, 1, 6, 2].map((priority, i) => newTask({ queue, name: names[i % 3]!, priority }))
+      yield* send(...lostTasks)
+      yield* claim(yield* startWorker, want(queue, { names }))
+      yield* leasePasses()
+      yield* recover
+      const worker = yield* startWorker
+      const claimed: Array<number> = []
+      for (const wants of [{ slots: 1 }, { slots: 0, ahead: 1 }, { slots: 2 }, { slots: 1, ahead: 1 }]) {
+        for (const { priority } of yield* claim(worker, want(queue, { names, ...wants }))) claimed.push(priority)
+      }
+      assert.deepStrictEqual(claimed, [1, 2, 3, 4, 5])
+    }))
+
   it.effect("a task that was lost is among those that can start at once, whatever else is claimed with it", () =>
     Effect.gen(function*() {
       const queue = uniqueQueue()

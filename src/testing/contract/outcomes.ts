@@ -71,6 +71,17 @@ export const outcomes = (it: It) => {
       assert.isTrue(Option.isNone(yield* Broker.use((broker) => broker.find(id))))
     }))
 
+  it.effect("an id may be written in capitals", () =>
+    Effect.gen(function*() {
+      const worker = yield* startWorker
+      const hold = yield* sendAndClaim(worker)
+      const capitals = hold.id.toUpperCase()
+      assert.strictEqual((yield* find(capitals)).id, hold.id)
+      const awaited = yield* await3(capitals)
+      yield* finish(worker, ended(hold, completed()))
+      assert.deepStrictEqual(yield* Fiber.join(awaited), Array.from({ length: 3 }, () => completed()))
+    }))
+
   it.effect("a text that no task can have as its id is not found, and disturbs nobody who waits", () =>
     Effect.gen(function*() {
       const worker = yield* startWorker

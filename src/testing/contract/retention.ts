@@ -15,17 +15,17 @@ import {
   ids,
   newTask,
   outcome,
-  recover,
   send,
   sendAndClaim,
   startWorker,
+  sweep,
   uniqueQueue
 } from "./steps.ts"
 
 const day = 86_400_000
 
 /** Removing is done in bounded steps, and may keep what ended on the same day together. */
-const removal = Effect.andThen(advance(2 * day), Effect.repeat(recover, { times: 5 }))
+const removal = Effect.andThen(advance(2 * day), Effect.repeat(sweep, { times: 5 }))
 
 /** A task that has ended now. */
 const endedTask = Effect.fnUntraced(function*(options: Partial<NewTask> = {}, fails = false) {
@@ -55,7 +55,7 @@ export const retention = (it: It) => {
       yield* send(cancelled)
       yield* cancel({ ids: [cancelled.id] })
       yield* advance(retention - day)
-      yield* recover
+      yield* sweep
       assert.deepStrictEqual(yield* outcome(done[0]!), { _tag: "Completed", value: "1" })
       for (const id of [...done, cancelled.id]) assert.isFalse(yield* isGone(id))
       yield* removal
@@ -71,7 +71,7 @@ export const retention = (it: It) => {
         yield* endedTask({ retention: retention + 10 * day })
       ]
       yield* advance(3_500_000)
-      yield* recover
+      yield* sweep
       assert.isFalse(yield* isGone(short))
       yield* removal
       assert.isTrue(yield* isGone(short))

@@ -3,7 +3,7 @@ import { assert } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import { Broker, type WorkerSnapshot } from "../../Broker.ts"
 import type { It } from "./Harness.ts"
-import { advance, leasePasses, now, recover, startWorker, uuid } from "./steps.ts"
+import { advance, leasePasses, now, recover, startWorker, sweep, uuid } from "./steps.ts"
 
 const minute = 60_000
 
@@ -81,13 +81,13 @@ export const workerStates = (it: It) => {
       yield* advance(20 * minute)
       yield* beat(worker, 2)
       yield* advance(9 * minute)
-      yield* recover
+      yield* sweep
       assert.deepStrictEqual((yield* states(worker)).map(({ running }) => running), [2, 1])
       yield* advance(2 * minute)
-      yield* recover
+      yield* sweep
       assert.deepStrictEqual((yield* states(worker)).map(({ running }) => running), [2])
       yield* advance(20 * minute)
-      yield* recover
+      yield* sweep
       assert.deepStrictEqual(yield* states(worker), [])
       assert.deepStrictEqual(yield* lastOf(worker), [])
     }))

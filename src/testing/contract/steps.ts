@@ -52,25 +52,26 @@ export const send = (...tasks: ReadonlyArray<NewTask>) => Broker.use((broker) =>
 /** A lease that passes only when a test moves the clock. */
 export const lease = 30_000
 
-export const handled = (name: string, version = 1): Definition => ({
+export const handled = (queue: string, name: string, version = 1): Definition => ({
   name,
   version,
-  queue: "default",
+  queue,
   priority: 100,
   timeout: undefined,
   maxLosses: 3,
-  retention: undefined
+  retention: undefined,
+  idempotencyWindow: 86_400_000
 })
 
-export const register = (id: string, handles: ReadonlyArray<Definition> = []) =>
-  Broker.use((broker) => broker.register({ id, lease, host: "localhost", pid: 1, queues: ["default"], handles }))
+export const register = (id: string, ...handles: ReadonlyArray<Definition>) =>
+  Broker.use((broker) => broker.register({ id, lease, host: "localhost", pid: 1, handles }))
 
 /** Registers a worker; whatever it still holds at the end of the test is lost with it. */
 export const startWorkerFor = (...handles: ReadonlyArray<Definition>) =>
   Effect.acquireRelease(
     Effect.suspend(() => {
       const id = uuid()
-      return Effect.as(register(id, handles), id)
+      return Effect.as(register(id, ...handles), id)
     }),
     (id) => Effect.orDie(Broker.use((broker) => broker.deregister(id)))
   )
@@ -184,6 +185,8 @@ export const assertRefused = (error: BrokerError | IdTaken) => {
 }
 
 export const recover = Broker.use((broker) => broker.recover)
+
+export const sweep = Broker.use((broker) => broker.sweep)
 
 export const heartbeat = (worker: string) => Broker.use((broker) => broker.heartbeat(worker, []))
 

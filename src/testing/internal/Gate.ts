@@ -18,7 +18,7 @@ import {
   type WorkerStart
 } from "../../Broker.ts"
 
-const nothing: Claims = { tasks: [], again: new Map() }
+const nothing: Claims = { tasks: [], again: new Map(), full: new Set() }
 
 /** Whether a worker records the attempt no more, or only after a while that no test waits for. */
 const givesUp = (cause: Cause.Cause<BrokerError>, attempts: ReadonlyArray<EndedAttempt>): boolean => {
@@ -58,6 +58,7 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"]) {
     },
     heartbeat: () => Effect.succeed({ alive: true, cancelling: [] }),
     recover: Effect.succeed({ workers: 0, released: 0, failed: 0 }),
+    sweep: Effect.void,
     // No look for due tasks comes to an end, so there is no second one.
     promote: () => Effect.never,
     claim: (_, wants) =>

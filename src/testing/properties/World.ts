@@ -141,7 +141,8 @@ export class World {
       priority: 100,
       timeout: undefined,
       maxLosses: 3,
-      retention: undefined
+      retention: undefined,
+      idempotencyWindow: 86_400_000
     }))
   }
 

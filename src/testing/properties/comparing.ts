@@ -114,10 +114,10 @@ const explains = (model: Model, task: ModelTask, why: WhyNotRunning): boolean =>
   if (paused) return why._tag === "Paused" && why.queue === queueName
   const versions = model.workers
     .filter(({ beatAt, lease, state }) => state === "alive" && beatAt + lease >= model.now)
-    .flatMap(({ handles }) => handles.filter((handled) => handled.name === name))
+    .flatMap(({ handles }) => handles.filter((handled) => handled.name === name && handled.queue === queueName))
     .map((handled) => handled.version)
   const known = Math.max(0, ...versions)
-  if (known === 0) return why._tag === "NoWorker" && why.name === name
+  if (known === 0) return why._tag === "NoWorker" && why.queue === queueName && why.name === name
   if (known < version) return why._tag === "NewerVersion" && why.version === version && why.known === known
   const claimed = model.claimed.filter((other) => other.queue === queueName)
   const scopes = [

@@ -33,7 +33,7 @@ export const start = Effect.fnUntraced(
     trace.push(
       `start ${alias} with a lease of ${lease} ms for ${show(handles.map(({ name, version }) => [name, version]))}`
     )
-    yield* broker.register({ id, lease, host: "host", pid: 1, queues: [], handles })
+    yield* broker.register({ id, lease, host: "host", pid: 1, handles })
     const worker: ModelWorker = { id, alias, lease, handles, beatAt: model.now, crashed: false, state: "alive" }
     model.workers.push(worker)
     return worker

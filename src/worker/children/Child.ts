@@ -4,6 +4,7 @@ import type * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import * as Logger from "effect/Logger"
 import * as RpcClient from "effect/rpc/RpcClient"
 import type { RpcClientError } from "effect/rpc/RpcClientError"
 import * as Scope from "effect/Scope"
@@ -11,7 +12,9 @@ import { type ChildProcess, fork } from "node:child_process"
 import { extname } from "node:path"
 import { fileURLToPath } from "node:url"
 import type { RunElsewhere } from "../elsewhere.ts"
+import type { Keeper } from "./keeper.ts"
 import { Rpcs, type RunEnd } from "./rpcs.ts"
+import { logsToStderr } from "./settings.ts"
 
 /** The program of a child, among the sources as in what is built from them. */
 export const main = new URL(`../../child/main${extname(import.meta.url)}`, import.meta.url)
@@ -113,13 +116,16 @@ const describe = (code: number | null, signal: NodeJS.Signals | null) =>
  */
 export const spawn = Effect.fnUntraced(function*(
   execArgv: ReadonlyArray<string> | undefined,
+  keeper: Keeper,
   onGone: (child: Child, how: string) => void
 ) {
-  const child = fork(main, {
+  // Its log goes where ours does.
+  const child = fork(main, (yield* Logger.LogToStderr) ? [logsToStderr] : [], {
     serialization: "advanced",
     stdio: ["ignore", "inherit", "inherit", "ipc"],
     ...(execArgv === undefined ? {} : { execArgv: [...execArgv] })
   })
+  keeper.watch(child.pid)
   let how: string | undefined
   let told: ((how: string) => void) | undefined
   const over = (what: string) => {
@@ -127,7 +133,10 @@ export const spawn = Effect.fnUntraced(function*(
     how = what
     told?.(what)
   }
-  child.once("exit", (code, signal) => over(describe(code, signal)))
+  child.once("exit", (code, signal) => {
+    keeper.forget(child.pid)
+    over(describe(code, signal))
+  })
   // One that could not be started never exits; a channel that breaks is of no use to anybody.
   child.on("error", (error) => {
     if (child.pid === undefined) over(`could not be started: ${error.message}`)

@@ -16,17 +16,25 @@ import * as Semaphore from "effect/Semaphore"
 import { availableParallelism } from "node:os"
 import { PostgresConfig } from "../../PostgresConfig.ts"
 import { backoff } from "../attempt.ts"
+import { forkLoop } from "../loops.ts"
 import { within } from "../within.ts"
 import { type Child, dispose, isChild, spawn } from "./Child.ts"
+import * as Keeper from "./keeper.ts"
 import { ChildModuleError, type Options } from "./options.ts"
-import type { Description } from "./rpcs.ts"
+import { type Description, machineTime } from "./rpcs.ts"
 import { encode } from "./settings.ts"
 
 /** How long the layers of a module may take to close. */
 const closeTime = Duration.seconds(5)
 
-/** Between two pings of a child. */
-const pingInterval = Duration.seconds(1)
+/** Between two pings of a child at most, in milliseconds. */
+const longestPingInterval = 1000
+
+/** The lease of the worker, in milliseconds: as a whole, and what is left until it gives up. */
+export interface Lease {
+  readonly whole: number
+  readonly left: () => number
+}
 
 /** One child, as monitoring wants to know it. */
 export interface ChildState {
@@ -44,7 +52,12 @@ export interface ChildState {
 const settingsOf = (context: Context.Context<never>) =>
   Option.getOrUndefined(Option.map(Context.getOption(context, PostgresConfig), encode))
 
-export const make = Effect.fnUntraced(function*(options: Options) {
+/** `onActive` is told when there are more children that run tasks than before. */
+export const make = Effect.fnUntraced(function*(options: Options, lease: Lease, onActive: () => void) {
+  const grace = lease.whole / 20
+  // An answer and the next ping fit into it.
+  const pingInterval = Math.min(longestPingInterval, grace / 2)
+  const proof = () => ({ until: machineTime() + lease.left(), grace })
   const settings = settingsOf(yield* Effect.context<never>())
   if (isChild()) {
     return yield* new ChildModuleError({
@@ -53,6 +66,8 @@ export const make = Effect.fnUntraced(function*(options: Options) {
     })
   }
   const fork = Effect.runForkWith(yield* Effect.context<never>())
+  // Closed after the children are.
+  const keeper = yield* Keeper.make
   const children = new Set<Child>()
   /** Starts under way, in the place of children that are missing. */
   let starting = 0
@@ -104,7 +119,7 @@ export const make = Effect.fnUntraced(function*(options: Options) {
     if (closing) return yield* failed("the worker has ended")
     const gone = yield* Deferred.make<never, ChildModuleError>()
     const child = yield* Effect.uninterruptible(Effect.tap(
-      spawn(options.execArgv, (child, how) => {
+      spawn(options.execArgv, keeper, (child, how) => {
         Deferred.doneUnsafe(gone, Effect.fail(failed(`its process ${how} before it was ready`)))
         onGone(child, how)
       }).pipe(Effect.catchDefect((defect) => Effect.fail(failed(`its process could not be started: ${defect}`)))),
@@ -147,7 +162,12 @@ export const make = Effect.fnUntraced(function*(options: Options) {
       if (child.stage === "starting") child.stage = "spare"
     } else {
       failures++
-      yield* Effect.annotateLogs(Effect.logWarning("a child process did not start"), { error: result.failure.reason })
+      yield* Effect.annotateLogs(
+        inStage("active").length > 0
+          ? Effect.logWarning("a child process did not start")
+          : Effect.logError("a child process did not start, and there is no other: nothing is claimed for them"),
+        { error: result.failure.reason }
+      )
     }
     ensure()
   })
@@ -156,11 +176,13 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   const ensure = () => {
     if (closing) return
     const spares = inStage("spare")
-    let active = inStage("active").length
+    const before = inStage("active").length
+    let active = before
     while (active < options.count && spares.length > 0) {
       spares.pop()!.stage = "active"
       active++
     }
+    if (active > before) onActive()
     for (let missing = options.count + 1 - active - spares.length - starting; missing > 0; missing--) {
       starting++
       fork(startMissing)
@@ -182,14 +204,15 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   const ping = Effect.fnUntraced(function*(child: Child) {
     if (!child.pinged) {
       child.pinged = true
-      fork(child.rpc.Ping()).addObserver((exit) => {
+      fork(child.rpc.Ping(proof())).addObserver((exit) => {
         child.pinged = false
         child.silent = 0
         if (Exit.isSuccess(exit)) child.memory = exit.value.memory
       })
       return
     }
-    const before = child.silent++
+    const before = child.silent
+    child.silent += pingInterval / 1000
     const crosses = (limit: number) => before * 1000 < limit && child.silent * 1000 >= limit
     if (!crosses(options.blockedWarning) && !crosses(options.blockedTimeout)) return
     const kills = crosses(options.blockedTimeout)
@@ -197,18 +220,20 @@ export const make = Effect.fnUntraced(function*(options: Options) {
       kills
         ? Effect.logError("the event loop of a child process is blocked: it is killed")
         : Effect.logWarning("the event loop of a child process is blocked"),
-      { pid: child.process.pid, seconds: child.silent, names: child.names() }
+      { pid: child.process.pid, seconds: Math.round(child.silent), names: child.names() }
     )
     if (kills) child.kill()
   })
 
   const pings = Effect.gen(function*() {
-    yield* Effect.sleep(pingInterval)
+    yield* Effect.sleep(Duration.millis(pingInterval))
     for (const child of children) {
       if (child.stage === "spare" || child.stage === "active" || child.stage === "retiring") yield* ping(child)
     }
     for (const child of inStage("active")) {
-      if ((child.memory ?? 0) > options.maxMemory && inStage("spare").length > 0) retire(child, "memory")
+      // Another would not be smaller than one that has done nothing yet.
+      const grown = child.ended > 0 && (child.memory ?? 0) > options.maxMemory
+      if (grown && inStage("spare").length > 0) retire(child, "memory")
     }
   })
 
@@ -221,7 +246,13 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   starting = options.count
   const first = yield* Effect.forEach(Array.from({ length: options.count }), () => start, { concurrency: "unbounded" })
   starting = 0
-  const descriptions = first[0]![1]
+  const [bare, descriptions] = first[0]!
+  const { memory } = yield* Effect.catch(bare.rpc.Ping(proof()), () => Effect.succeed({ memory: 0 }))
+  if (memory > options.maxMemory) {
+    return yield* failed(
+      `a child process takes ${memory} bytes before it has run anything, and maxMemoryPerChild is ${options.maxMemory}`
+    )
+  }
   names = new Set(descriptions.map(({ definition }) => definition.name))
   for (const [child] of first) if (child.stage === "starting") child.stage = "active"
   ensure()
@@ -229,11 +260,13 @@ export const make = Effect.fnUntraced(function*(options: Options) {
   yield* pings.pipe(
     Effect.forever,
     Effect.provideService(Clock.Clock, Clock.Clock.defaultValue()),
-    Effect.forkScoped
+    forkLoop
   )
 
   return {
     descriptions,
+    /** How many run tasks, or would if they had any. */
+    active: () => inStage("active").length,
     children: children as ReadonlySet<Child>,
     isClosing: () => closing,
     changed: {

@@ -1,7 +1,7 @@
 /** Which child process a task runs in. */
 import type { Child } from "./Child.ts"
 
-/** A child that has left this many pings unanswered in a row is not given more, while others have room. */
+/** A child that has not answered for so many seconds is not given more, while others have room. */
 const busy = 3
 
 /** Smaller is better, the first difference counts. */

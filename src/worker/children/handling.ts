@@ -1,5 +1,6 @@
 /** Handlers whose runs are in child processes, as the worker has them beside its own. */
 import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -18,7 +19,12 @@ export interface Options {
   readonly lostLeaseGrace: number
 }
 
+/** How long a claimed task may wait for a child process in which it can begin, in milliseconds. */
+const patience = 5000
+
 const shutdown: AttemptEnd = { _tag: "Interrupted", why: "Shutdown" }
+
+const inRealTime = Effect.provideService(Clock.Clock, Clock.Clock.defaultValue())
 
 const endOf = (end: RunEnd): AttemptEnd | undefined => end._tag === "Ended" ? end.end : undefined
 
@@ -26,15 +32,19 @@ export const make = (children: Children, { interruptGrace, lostLeaseGrace }: Opt
   let numbers = 0
 
   /**
-   * What there is to find, as soon as it is there; nothing when the worker ends before. Only the wait can be interrupted:
-   * what was found is not lost.
+   * What there is to find, as soon as it is there; nothing when the worker ends before, or when it takes until this time, by
+   * the clock of processes. Only the wait can be interrupted: what was found is not lost.
    */
-  const find = <A>(look: () => A | undefined): Effect.Effect<A | undefined> =>
+  const find = <A>(look: () => A | undefined, until = Number.POSITIVE_INFINITY): Effect.Effect<A | undefined> =>
     Effect.suspend(() => {
       const found = look()
-      if (found !== undefined || children.isClosing()) return Effect.succeed(found)
+      const left = until - performance.now()
+      if (found !== undefined || left <= 0 || children.isClosing()) return Effect.succeed(found)
       children.changed.close()
-      return Effect.andThen(Effect.interruptible(children.changed.await), find(look))
+      const change = left === Number.POSITIVE_INFINITY
+        ? children.changed.await
+        : Effect.raceFirst(children.changed.await, inRealTime(Effect.sleep(Duration.millis(Math.ceil(left)))))
+      return Effect.andThen(Effect.interruptible(change), find(look, until))
     })
 
   /** Puts a call into a child that has room for it. */
@@ -47,8 +57,9 @@ export const make = (children: Children, { interruptGrace, lostLeaseGrace }: Opt
       const call: Call = { number: numbers++, runs, answer: Deferred.makeUnsafe() }
       child.begin(call)
       children.begun(child)
+      for (const run of runs) run.begins()
       return [child, call]
-    })
+    }, performance.now() + patience)
   }
 
   const ask = (child: Child, call: Call) =>
@@ -100,7 +111,8 @@ export const make = (children: Children, { interruptGrace, lostLeaseGrace }: Opt
   const run = (capacity: number): ElsewhereHandler["elsewhere"] => (runs) =>
     Effect.gen(function*() {
       const placed = yield* place(runs, capacity)
-      if (placed === undefined) return runs.map(() => shutdown)
+      // It has not begun, and can elsewhere.
+      if (placed === undefined) return runs.map(() => undefined)
       const [child, call] = placed
       const fork = Effect.runForkWith(yield* Effect.context<never>())
       fork(ask(child, call))
@@ -111,7 +123,7 @@ export const make = (children: Children, { interruptGrace, lostLeaseGrace }: Opt
       return yield* ends(call, answer)
     })
 
-  /** Any child that is up, rather one that has nothing else to do. */
+  /** The child that is up and has the least to do, whether it runs tasks already or not. */
   const anybody = () => {
     let best: Child | undefined
     for (const child of children.children) {

@@ -17,7 +17,10 @@ export interface Processes {
   readonly count?: number | undefined
   /** A child that has been given this many tasks ends with the last of them, and another takes its place. */
   readonly maxTasksPerChild?: number | undefined
-  /** Bytes of resident memory. A child above them gets no new task once another can take its place, and ends. */
+  /**
+   * Bytes of resident memory. A child above them gets no new task once another can take its place, and ends. A worker whose
+   * children are larger before they have run anything does not start.
+   */
   readonly maxMemoryPerChild?: number | undefined
   /** How long an interrupted handler may go on before its process is killed. Default: 1 second. */
   readonly interruptGrace?: Duration.Input | undefined

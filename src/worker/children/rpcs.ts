@@ -4,6 +4,9 @@ import * as RpcGroup from "effect/rpc/RpcGroup"
 import * as Schema from "effect/Schema"
 import { FailureKind, Interruption } from "../../Broker.ts"
 
+/** Milliseconds by a clock that all processes of a machine share, and that never goes back. */
+export const machineTime = () => Number(process.hrtime.bigint()) / 1e6
+
 const Failure = Schema.Struct({ kind: FailureKind, value: Schema.String })
 
 const ClaimedTask = Schema.Struct({
@@ -54,7 +57,8 @@ export const Description = Schema.Struct({
     priority: Schema.Number,
     timeout: Schema.UndefinedOr(Schema.Number),
     maxLosses: Schema.Number,
-    retention: Schema.UndefinedOr(Schema.Number)
+    retention: Schema.UndefinedOr(Schema.Number),
+    idempotencyWindow: Schema.Number
   }),
   /** The most tasks of one call; none for a handler of single tasks. */
   batch: Schema.UndefinedOr(Schema.Number)
@@ -87,8 +91,14 @@ export class Rpcs extends RpcGroup.make(
   Rpc.make("Interrupt", { payload: { run: Schema.Number } }),
   /** How an attempt ends that failed without a word of its handler. */
   Rpc.make("Failed", { payload: { task: ClaimedTask, failure: Failure }, success: AttemptEnd }),
-  /** Proves that the event loop turns. `memory`: the resident set, in bytes. */
-  Rpc.make("Ping", { success: Schema.Struct({ memory: Schema.Number }) }),
+  /**
+   * Proves that the event loop turns, and that the worker has its lease: until this time of `machineTime`, and so many
+   * milliseconds more that it takes to hear of it. `memory`: the resident set, in bytes.
+   */
+  Rpc.make("Ping", {
+    payload: { until: Schema.Number, grace: Schema.Number },
+    success: Schema.Struct({ memory: Schema.Number })
+  }),
   /** Closes the layers of the module. */
   Rpc.make("Close")
 ) {}

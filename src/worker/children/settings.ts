@@ -4,6 +4,9 @@ import * as Predicate from "effect/Predicate"
 import * as Redacted from "effect/Redacted"
 import type { PostgresConfig } from "../../PostgresConfig.ts"
 
+/** The argument of a child that logs to stderr. */
+export const logsToStderr = "stderr"
+
 const duration = "~duration"
 const secret = "~secret"
 

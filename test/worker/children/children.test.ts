@@ -1,9 +1,13 @@
 /** Handlers in child processes, over the broker in memory. In real time. */
 import { assert, layer } from "@effect/vitest"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { Broker } from "../../../src/Broker.ts"
 import * as MemoryBroker from "../../../src/MemoryBroker.ts"
@@ -158,11 +162,23 @@ layer(MemoryBroker.layer, { excludeTestServices: true, timeout: "60 seconds" })(
 
   it.effect("end when they are larger than they may be", () =>
     Effect.gen(function*() {
-      yield* start({ count: 1, maxMemoryPerChild: 1 })
-      const first = yield* where()
+      yield* start({ count: 1, maxMemoryPerChild: 400_000_000 })
+      const first = Number(yield* acted("grow"))
       yield* gone([first])
       assert.notStrictEqual(yield* where(), first)
     }), 60_000)
+
+  it.effect(
+    "are not started when they would be larger than that without having done anything",
+    () =>
+      Effect.gen(function*() {
+        const starting = Effect.scoped(start({ count: 1, maxMemoryPerChild: 1_000_000 }))
+        const error = yield* Effect.flip(starting as Effect.Effect<unknown, unknown>)
+        assert.instanceOf(error, Worker.ChildModuleError)
+        assert.match(error.reason, /takes \d+ bytes before it has run anything, and maxMemoryPerChild is 1000000/)
+      }),
+    60_000
+  )
 
   it.effect(
     "are killed when their event loop is blocked for too long; the task counts as lost",
@@ -176,17 +192,66 @@ layer(MemoryBroker.layer, { excludeTestServices: true, timeout: "60 seconds" })(
     60_000
   )
 
+  it.effect(
+    "that cannot be started any more are no reason to hold tasks, and the worker says that it is not ready",
+    () =>
+      Effect.gen(function*() {
+        const broken = join(mkdtempSync(join(tmpdir(), "horsies-")), "broken")
+        yield* Effect.addFinalizer(() => Effect.sync(() => rmSync(dirname(broken), { recursive: true })))
+        const source = `import { existsSync } from "node:fs"
+        export * from ${JSON.stringify(module.href)}
+        if (existsSync(${JSON.stringify(broken)})) throw new Error("broken")`
+        const worker = Context.get(
+          yield* start({ module: `data:text/javascript,${encodeURIComponent(source)}`, count: 1 }),
+          Worker.Worker
+        )
+        const first = yield* where()
+        assert.isTrue((yield* worker.status).ready)
+        writeFileSync(broken, "")
+        // Ends whatever children there are.
+        const killing = yield* act("exit")
+        const idle = worker.status.pipe(
+          Effect.delay("20 millis"),
+          Effect.repeat({ until: ({ ready, running }) => !ready && running === 0 })
+        )
+        yield* idle
+        const waiting = yield* Where.send({ n: 0 })
+        // What has come to be held all the same is handed back.
+        yield* Effect.repeat(Effect.andThen(idle, record(waiting.id)), { until: ({ state }) => state === "PENDING" })
+        assert.isTrue((yield* worker.status).alive)
+        yield* Broker.use((broker) => broker.cancel({ ids: [killing.id] }))
+        rmSync(broken)
+        assert.notStrictEqual(yield* waiting.await, first)
+        assert.deepStrictEqual(yield* outcomes(waiting.id), ["Completed"])
+        assert.isTrue((yield* worker.status).ready)
+      }),
+    60_000
+  )
+
   it.effect("end when their worker is killed, whatever they are doing", () =>
     Effect.gen(function*() {
       const worker = yield* program.start(fileURLToPath(new URL("orphan.ts", import.meta.url)))
       // It has children of its own to wait for.
-      yield* eventually("a line from the worker", () => worker.output().includes("\n"), 45)
-      const pids = worker.output().split(" ").map(Number)
+      yield* eventually("a child that is blocked", () => worker.output().includes("spinning"), 45)
+      const pids = worker.output().split("\n")[0]!.split(" ").map(Number)
       assert.lengthOf(pids, 2)
       assert.isTrue(pids.every(program.isAlive))
       process.kill(worker.pid, "SIGKILL")
       yield* gone(pids)
     }), 60_000)
+
+  it.effect(
+    "interrupt what they run when their worker is frozen for so long that others may take its tasks",
+    () =>
+      Effect.gen(function*() {
+        const worker = yield* program.start(fileURLToPath(new URL("frozen.ts", import.meta.url)))
+        yield* eventually("a handler that runs", () => worker.output().includes("begun"), 45)
+        process.kill(worker.pid, "SIGSTOP")
+        yield* eventually("the end of the handler", () => worker.output().includes("interrupted"), 20)
+        process.kill(worker.pid, "SIGCONT")
+      }),
+    60_000
+  )
 
   it.effect("leave it to their worker what a signal to all processes means", () =>
     Effect.gen(function*() {

@@ -22,7 +22,7 @@ const begin = (child: Child, queue: string, losses = 0) =>
   child.begin({
     number: numbers++,
     answer: Deferred.makeUnsafe(),
-    runs: [{ task: { queue, losses } as never, worker: "", waited: 0, why: () => undefined }]
+    runs: [{ task: { queue, losses } as never, worker: "", waited: 0, begins: () => undefined, why: () => undefined }]
   })
 
 describe("a task goes", () => {

@@ -6,11 +6,14 @@ import { pbkdf2Sync } from "node:crypto"
 import * as Task from "../../../src/Task.ts"
 
 /** Does so many rounds of a hash, and says how many milliseconds that took. */
-export class Hash extends Task.make("Hash", {
+const hashes = {
   payload: { rounds: Schema.Int },
-  success: Schema.Struct({ pid: Schema.Int, millis: Schema.Number }),
-  queue: "hashes"
-}) {}
+  success: Schema.Struct({ pid: Schema.Int, millis: Schema.Number })
+}
+
+/** For a worker with one child process, and for one with two. */
+export class HashInOne extends Task.make("HashInOne", { ...hashes, queue: "in one" }) {}
+export class HashInTwo extends Task.make("HashInTwo", { ...hashes, queue: "in two" }) {}
 
 /** Takes its time, and keeps nobody busy. */
 export class Wait extends Task.make("Wait", {
@@ -21,14 +24,13 @@ export class Wait extends Task.make("Wait", {
 
 export const hash = (rounds: number) => pbkdf2Sync("password", "salt", rounds, 32, "sha256")
 
-const HashLive = Hash.toLayer(({ rounds }) =>
+const timed = ({ rounds }: { readonly rounds: number }) =>
   Effect.sync(() => {
     const from = performance.now()
     hash(rounds)
     return { pid: process.pid, millis: performance.now() - from }
   })
-)
 
 const WaitLive = Wait.toLayer(({ millis }) => Effect.as(Effect.sleep(millis), process.pid))
 
-export const handlers = Layer.mergeAll(HashLive, WaitLive)
+export const handlers = Layer.mergeAll(HashInOne.toLayer(timed), HashInTwo.toLayer(timed), WaitLive)

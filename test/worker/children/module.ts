@@ -4,6 +4,7 @@ import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
+import { writeSync } from "node:fs"
 import { Broker } from "../../../src/Broker.ts"
 import * as Task from "../../../src/Task.ts"
 
@@ -21,10 +22,13 @@ export class Act extends Task.make("Act", {
       "exitOnce",
       "spin",
       "spinOnce",
+      "spinAloud",
       "never",
       "stubborn",
       "interruptItself",
-      "snoozeOnce"
+      "snoozeOnce",
+      "grow",
+      "neverAloud"
     ])
   },
   success: Schema.String,
@@ -54,6 +58,8 @@ const spin = Effect.sync(() => {
 
 const WhereLive = Where.toLayer(({ n }) => Effect.as(Effect.sleep(n), process.pid))
 
+const grown: Array<Buffer> = []
+
 const ActLive = Act.toLayer(Effect.fnUntraced(function*({ what }) {
   const { attempt, fence, losses } = yield* Task.CurrentTask
   switch (what) {
@@ -69,14 +75,23 @@ const ActLive = Act.toLayer(Effect.fnUntraced(function*({ what }) {
       return yield* spin
     case "spinOnce":
       return fence === 1 ? yield* spin : "spun"
+    case "spinAloud":
+      writeSync(1, "spinning\n")
+      return yield* spin
     case "never":
       return yield* Effect.never
+    case "neverAloud":
+      writeSync(1, "begun\n")
+      return yield* Effect.onInterrupt(Effect.never, () => Effect.sync(() => writeSync(1, "interrupted\n")))
     case "stubborn":
       return yield* Effect.uninterruptible(Effect.never)
     case "interruptItself":
       return yield* Effect.interrupt
     case "snoozeOnce":
       return fence === 1 ? yield* Task.snooze("1 millis") : `attempt ${attempt}`
+    case "grow":
+      grown.push(Buffer.alloc(400_000_000, 1))
+      return String(process.pid)
   }
 }))
 

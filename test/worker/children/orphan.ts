@@ -1,4 +1,7 @@
-/** A worker with children, for the test that kills it. Prints the processes of its children once they run something. */
+/**
+ * A worker with children, for the test that kills it. Prints the processes of its children. One of them does not let itself
+ * be interrupted then, the other has a blocked event loop, and says so.
+ */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
@@ -11,7 +14,8 @@ const worker = Worker.layer({ processes: { module: new URL("module.ts", import.m
 Effect.gen(function*() {
   const wheres = yield* Effect.forEach([200, 200, 200, 200], (n) => Where.send({ n }))
   const pids = new Set(yield* Effect.forEach(wheres, (handle) => handle.await))
-  yield* Act.send({ what: "stubborn" })
   process.stdout.write(`${[...pids].join(" ")}\n`)
+  yield* Act.send({ what: "stubborn" })
+  yield* Act.send({ what: "spinAloud" })
   return yield* Effect.never
 }).pipe(Effect.provide(Layer.provideMerge(worker, MemoryBroker.layer)), NodeRuntime.runMain)

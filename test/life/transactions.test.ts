@@ -4,7 +4,7 @@ import * as Effect from "effect/Effect"
 import { SqlClient } from "effect/sql/SqlClient"
 import * as TestBroker from "../support/TestBroker.ts"
 import { start } from "../support/worker.ts"
-import { Echo } from "./tasks.ts"
+import { Echo } from "../worker/tasks.ts"
 
 layer(TestBroker.layer, { excludeTestServices: true, timeout: "30 seconds" })("sends inside transactions", (it) => {
   it.effect("a send in a rolled-back transaction never runs; one in a committed one starts within 50 ms of the commit", () =>
