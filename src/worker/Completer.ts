@@ -32,7 +32,7 @@ export interface Ended extends Omit<EndedAttempt, "elapsed"> {
 export interface Claiming {
   /** What to claim for this identity, if a claim is due and none is under way. The answer must be given back. */
   readonly begin: (worker: string) => ReadonlyArray<Want>
-  readonly end: (worker: string, claimed: Claims) => void
+  readonly end: (worker: string, claimed: Claims) => Effect.Effect<void>
   readonly abort: () => void
   /** A slot is free: claim apart. */
   readonly call: () => void
@@ -66,7 +66,7 @@ export const make = Effect.fnUntraced(function*(
       }))
       const result = yield* backoff.attempt(broker.finish(worker, attempts, wants))
       if (result._tag === "Success") {
-        if (wants.length > 0) claims.end(worker, result.success.claimed)
+        if (wants.length > 0) yield* claims.end(worker, result.success.claimed)
         const refused = batch.length - result.success.accepted.size
         // After a failure they may have been recorded by the try whose answer was lost.
         if (refused > 0 && failures === 0) {

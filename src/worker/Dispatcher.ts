@@ -165,7 +165,20 @@ export const make = Effect.fnUntraced(function*(
     else slots.hold(ready)
   }
 
-  const end = (worker: string, claimed: Claims) => {
+  /** What was claimed while a pause was heard of may be from before it, or from after its end: what is set now decides. */
+  const resumed = (claimed: Claims) =>
+    Effect.forEach(new Set(claimed.tasks.map(({ queue }) => queue).filter((queue) => paused.has(queue))), (queue) => {
+      paused.delete(queue)
+      return Effect.match(broker.queue(queue), {
+        onFailure: () => void paused.add(queue),
+        onSuccess: (settings) => void (settings.paused && paused.add(queue))
+      })
+    }, { discard: true })
+
+  const end = (worker: string, claimed: Claims) =>
+    Effect.andThen(paused.size === 0 ? Effect.void : resumed(claimed), Effect.sync(() => settle(worker, claimed)))
+
+  const settle = (worker: string, claimed: Claims) => {
     if (worker !== identity) {
       // The worker has stopped, or lost its lease, while the claim was under way.
       releases.offer(worker, claimed.tasks)
@@ -272,7 +285,7 @@ export const make = Effect.fnUntraced(function*(
       const result = yield* Fiber.join(claim)
       if (result._tag === "Success") {
         failures = 0
-        end(worker, result.success)
+        yield* end(worker, result.success)
       } else {
         yield* Effect.annotateLogs(Effect.logWarning("claim failed"), result.failure.annotations)
         abort()

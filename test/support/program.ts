@@ -58,7 +58,7 @@ export const start = (
         ),
         signal: (signal) => Effect.sync(() => void process.kill(pid, signal)),
         signalGroup: (signal) => Effect.sync(() => void process.kill(-pid, signal)),
-        ended: eventually(`the end of ${file}`, () => closed)
+        ended: eventually(() => `the end of ${file}, which has written\n${output}${errors}`, () => closed)
       }
     }),
     ({ ended, pid }) => Effect.sync(() => isAlive(pid) && process.kill(-pid, "SIGKILL")).pipe(Effect.andThen(ended))

@@ -391,6 +391,22 @@ describe("tasks that are held ready", () => {
       Effect.provide(hearingFirst((broker) => broker.configureQueue("held", { paused: true })))
     )
   })
+
+  it.live("start when their queue was paused and resumed while their claim was under way", () =>
+    Effect.gen(function*() {
+      const handle = yield* Held.send({ n: 1 })
+      yield* start(Held.toLayer(({ n }) => Effect.succeed(n)), alone)
+      assert.strictEqual(yield* handle.await, 1)
+      assert.strictEqual((yield* record(handle.id)).fence, 1)
+    }).pipe(
+      Effect.scoped,
+      Effect.provide(hearingFirst((broker) =>
+        Effect.andThen(
+          broker.configureQueue("held", { paused: true }),
+          broker.configureQueue("held", { paused: false })
+        )
+      ))
+    ))
 })
 
 describe("transactional attempts", () => {
