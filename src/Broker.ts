@@ -411,6 +411,11 @@ export interface Beat {
   readonly alive: boolean
   /** Tasks that it holds and that somebody wants cancelled. */
   readonly cancelling: ReadonlyArray<string>
+  /**
+   * Milliseconds since the broker was out of reach for all workers, as far as their heartbeats tell: since none of them had
+   * come for two thirds of the shortest lease.
+   */
+  readonly reachableFor: number
 }
 
 /** What `recover` did. */

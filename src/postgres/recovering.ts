@@ -29,29 +29,37 @@ with defined as (
   where d.version <= excluded.version
 )
 insert into ${schema}.horsies_heartbeats as h (
-  worker, started_at, beat_at, lease, host, pid, queues, names, versions
+  worker, started_at, beat_at, reachable_since, lease, host, pid, queues, names, versions
 )
 values (
-  $1, ${schema}.horsies_now(), ${schema}.horsies_now(), $2 * interval '1 millisecond', $3, $4, $5, $6, $7
+  $1, ${schema}.horsies_now(), ${schema}.horsies_now(), ${schema}.horsies_reachable_since(), $2 * interval '1 millisecond',
+  $3, $4, $5, $6, $7
 )
-on conflict (worker) do update set beat_at = excluded.beat_at, queues = excluded.queues, names = excluded.names,
-  versions = excluded.versions
+on conflict (worker) do update set beat_at = excluded.beat_at, reachable_since = excluded.reachable_since,
+  queues = excluded.queues, names = excluded.names, versions = excluded.versions
 where h.died_at is null`
 
-/** A heartbeat need not wait for the disk. horsies_heartbeats_pkey, horsies_tasks_claimed */
-const heartbeatStatement = (schema: string) => `
-update ${schema}.horsies_heartbeats set beat_at = ${schema}.horsies_now(), running = $2
-where worker = $1 and died_at is null and set_config('synchronous_commit', 'off', true) is not null
-returning array(
-  select t.id from ${schema}.horsies_tasks t where t.worker = $1 and t.state = 'CLAIMED' and t.cancelling
-)`
-
-/** A heartbeat that carries a snapshot. The same indexes, and horsies_worker_states_pkey */
-const snapshotStatement = (schema: string) => `
-with beat as (
-  update ${schema}.horsies_heartbeats set beat_at = ${schema}.horsies_now(), running = $2
+/** It need not wait for the disk. horsies_heartbeats_pkey */
+const beat = (schema: string) => `
+  update ${schema}.horsies_heartbeats
+  set beat_at = ${schema}.horsies_now(), reachable_since = ${schema}.horsies_reachable_since(), running = $2
   where worker = $1 and died_at is null and set_config('synchronous_commit', 'off', true) is not null
-  returning worker, beat_at, pid, host
+  returning worker, beat_at, reachable_since, pid, host`
+
+/** horsies_tasks_claimed */
+const beatAnswer = (schema: string) => `
+select array(
+  select t.id from ${schema}.horsies_tasks t where t.worker = $1 and t.state = 'CLAIMED' and t.cancelling
+), extract(epoch from beat_at - reachable_since)::float8 * 1000
+from beat`
+
+const heartbeatStatement = (schema: string) => `
+with beat as (${beat(schema)}
+)${beatAnswer(schema)}`
+
+/** A heartbeat that carries a snapshot. horsies_worker_states_pkey */
+const snapshotStatement = (schema: string) => `
+with beat as (${beat(schema)}
 ),
 kept as (
   insert into ${schema}.horsies_worker_states (
@@ -59,11 +67,7 @@ kept as (
   )
   select b.worker, b.beat_at, b.pid, b.host, $3, $4, $5, $6, $7::json, $8::json, $9::json from beat b
   on conflict (worker, taken_at) do nothing
-)
-select array(
-  select t.id from ${schema}.horsies_tasks t where t.worker = $1 and t.state = 'CLAIMED' and t.cancelling
-)
-from beat`
+)${beatAnswer(schema)}`
 
 const deregisterStatement = (schema: string) => `
 delete from ${schema}.horsies_heartbeats where worker = $1`
@@ -137,10 +141,10 @@ export const make = (database: Database, options: {
     const statement = snapshot === undefined
       ? options.session.run(heartbeatStatement(schema), hold)
       : options.session.run(snapshotStatement(schema), [...hold, ...snapshotParameters(snapshot)])
-    return Effect.map(
-      statement,
-      ([row]) => row === undefined ? dead : { alive: true, cancelling: row[0] as ReadonlyArray<string> }
-    )
+    return Effect.map(statement, ([row]) =>
+      row === undefined
+        ? dead
+        : { alive: true, cancelling: row[0] as ReadonlyArray<string>, reachableFor: row[1] as number })
   }
 
   const deregister = (worker: string) => Effect.asVoid(database.run(deregisterStatement(schema), [uuid(worker)]))
@@ -193,4 +197,4 @@ export const make = (database: Database, options: {
   return { register, heartbeat, deregister, holds, release, promote, recover }
 }
 
-const dead: Beat = { alive: false, cancelling: [] }
+const dead: Beat = { alive: false, cancelling: [], reachableFor: 0 }

@@ -46,28 +46,20 @@ export const make = Effect.fnUntraced(function*(
 ) {
   let identity = SecureRandom.uuidV7Unsafe()
   let provenAt = now()
-  /** Whether the broker could not be reached since then. */
-  let away = false
-  /** Since when the broker was never away for so long that others may have lost their leases by it. */
-  let reachableSince = now()
+  /** Since when others could renew their leases, as the last heartbeat of this identity has told. */
+  let reachableSince = Number.POSITIVE_INFINITY
   const lost = yield* Latch.make()
   let stopped = false
   let beats = 0
   // Below the interval: a heartbeat that hangs must not stand in the way of the next.
   const deadline = Duration.millis(options.heartbeatInterval * 0.75)
 
-  /** After a longer silence the leases of others may have passed as well, in milliseconds. */
-  const outage = Math.max(options.lease - options.heartbeatInterval, 2 * options.heartbeatInterval)
-
-  const proven = (sentAt: number) => {
-    if (away && sentAt - provenAt > outage) reachableSince = sentAt
-    away = false
-    provenAt = sentAt
-  }
-
   const register = (id: string) => {
     const sentAt = now()
-    return Effect.map(broker.register({ ...options.describe(), id, lease: options.lease }), () => proven(sentAt))
+    return Effect.map(broker.register({ ...options.describe(), id, lease: options.lease }), () => {
+      provenAt = sentAt
+      reachableSince = Number.POSITIVE_INFINITY
+    })
   }
 
   const beat = Effect.gen(function*() {
@@ -80,12 +72,12 @@ export const make = Effect.fnUntraced(function*(
     )
     if (worker !== identity || stopped) return
     if (result._tag === "Failure") {
-      away ||= result.failure.isRetryable
       yield* Effect.annotateLogs(Effect.logWarning("heartbeat failed"), result.failure.annotations)
       return
     }
     if (result.success.alive) {
-      proven(sentAt)
+      provenAt = sentAt
+      reachableSince = sentAt - result.success.reachableFor
       if (result.success.cancelling.length > 0) options.onCancel(result.success.cancelling)
     } else {
       lost.openUnsafe()
@@ -108,7 +100,6 @@ export const make = Effect.fnUntraced(function*(
       for (let failures = 0;; failures++) {
         const result = yield* backoff.attempt(register(identity))
         if (result._tag === "Success") break
-        away ||= result.failure.isRetryable
         // As often as it would beat: the sooner it is back, the sooner it can look after others.
         yield* Effect.raceFirst(backoff.wait(failures, result.failure), pause(0))
       }
@@ -143,14 +134,11 @@ export const make = Effect.fnUntraced(function*(
       return Effect.sleep(Duration.millis(Math.max(1, Math.ceil(Math.min(wait, most)))))
     })
 
-  /**
-   * After an outage everybody gets the time to come back. Whoever cannot reach the broker just now does not know how long
-   * the outage is, and whoever has just started does not know whether there was one.
-   */
+  /** After an outage everybody gets a lease to come back. Whoever has not heard of the broker lately knows of none. */
   const recovering = Effect.gen(function*() {
     while (true) {
       const from = reachableSince + options.lease
-      if (now() >= from && now() - provenAt <= outage) yield* recover
+      if (now() >= from && now() - provenAt <= options.lease * 2 / 3) yield* recover
       yield* attemptOnce(broker.sweep, "nothing removed that need not be kept")
       yield* pause(0, from > now() ? from - now() : undefined)
     }

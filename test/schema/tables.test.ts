@@ -86,7 +86,7 @@ layer(TestBroker.layer, { excludeTestServices: true, timeout: "30 seconds" })("t
             execute 'drop table ' || t;
           end loop; end $$`)
         yield* sql`insert into horsies_heartbeats values
-          ('01890000-0000-7000-8000-000000000009', now(), now(), null, interval '1 hour', 1, 'here', '{}', '{}', '{}')`
+          ('01890000-0000-7000-8000-000000000009', now(), now(), null, now(), interval '1 hour', 1, 'here', '{}', '{}', '{}')`
         yield* sql`insert into horsies_tasks (id, queue, name, due, priority, run_at, sent_at, payload, state, worker, fence)
           values ('01890000-0000-7000-8000-000000000001', 'q', 'n', true, 1, now(), now(), '{}', 'CLAIMED',
             '01890000-0000-7000-8000-000000000009', 1)`

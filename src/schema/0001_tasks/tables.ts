@@ -127,6 +127,7 @@ const others = (schema: string) => [
   started_at timestamptz not null,
   beat_at timestamptz not null,
   died_at timestamptz,
+  reachable_since timestamptz not null,
   lease interval not null,
   pid integer not null,
   host text not null,
@@ -136,6 +137,20 @@ const others = (schema: string) => [
   running uuid[] not null default '{}'
 ) with (fillfactor = 50)`,
   `comment on table ${schema}.horsies_heartbeats is 'one row per worker start, updated in place'`,
+  `comment on column ${schema}.horsies_heartbeats.reachable_since is
+  'since when heartbeats have come without an outage of the server, as far as was known at beat_at'`,
+
+  // For the heartbeat that asks, before it is written: it may be the first one after an outage.
+  `create function ${schema}.horsies_reachable_since() returns timestamptz
+language sql stable
+as $$
+  select case
+    when max(b.beat_at) + min(b.lease) filter (where b.died_at is null) * (2.0 / 3) >= ${schema}.horsies_now()
+    then max(b.reachable_since)
+    else ${schema}.horsies_now()
+  end
+  from ${schema}.horsies_heartbeats b
+$$`,
 
   // How workers were doing in the last half hour. Unlogged: nobody misses it after a crash.
   `create unlogged table ${schema}.horsies_worker_states (

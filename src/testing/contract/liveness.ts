@@ -71,6 +71,17 @@ export const liveness = (it: It) => {
       assert.deepStrictEqual([...(yield* finish(worker, ended(hold, completed()))).accepted], [hold.id])
     }))
 
+  it.effect("a heartbeat tells that the broker has been reachable while workers have beaten", () =>
+    Effect.gen(function*() {
+      const worker = yield* startWorker
+      const beat = Broker.use((broker) => broker.heartbeat(worker, []))
+      const before = yield* beat
+      for (let i = 0; i < 4; i++) {
+        yield* advance(lease / 2)
+        assert.isAtLeast((yield* beat).reachableFor, before.reachableFor + (i + 1) * lease / 2)
+      }
+    }))
+
   it.effect("registering once more, after an answer that was lost, changes nothing", () =>
     Effect.gen(function*() {
       const worker = yield* startWorker

@@ -188,7 +188,8 @@ export const recover = Broker.use((broker) => broker.recover)
 
 export const sweep = Broker.use((broker) => broker.sweep)
 
-export const heartbeat = (worker: string) => Broker.use((broker) => broker.heartbeat(worker, []))
+export const heartbeat = (worker: string) =>
+  Effect.map(Broker.use((broker) => broker.heartbeat(worker, [])), ({ alive, cancelling }) => ({ alive, cancelling }))
 
 export const advance = (millis: number) => Harness.use((harness) => harness.advance(millis))
 
