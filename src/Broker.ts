@@ -145,12 +145,12 @@ export interface Failure {
   readonly value: string
 }
 
-/** Why a handler was interrupted although nothing was wrong with its task. */
-export const Interruption = Schema.Literals(["Shutdown", "LeaseLost", "Neighbour"])
+/** Why an attempt came to nothing although nothing was wrong with its task. */
+export const Interruption = Schema.Literals(["Shutdown", "LeaseLost", "Neighbour", "RolledBack"])
 
 /**
- * Why a handler was interrupted although nothing was wrong with its task: its worker stopped, could not prove its lease,
- * or had to interrupt another task of the same batch.
+ * Why an attempt came to nothing although nothing was wrong with its task: its worker stopped, could not prove its lease, had
+ * to interrupt another task of the same batch, or could not commit the transaction of the attempt.
  */
 export type Interruption = typeof Interruption.Type
 

@@ -2,9 +2,20 @@
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
+import { setFlagsFromString } from "node:v8"
+import { runInNewContext } from "node:vm"
 import { LoadFailed, Rpcs } from "../worker/children/rpcs.ts"
 import { load } from "./loading.ts"
 import * as Running from "./running.ts"
+
+/**
+ * Gives back what loading has left, a third of the process. V8 does so when more is allocated; a child may be idle until it
+ * ends. It takes some tens of milliseconds.
+ */
+const collectGarbage = () => {
+  setFlagsFromString("--expose-gc")
+  runInNewContext("gc")({ type: "major", flavor: "last-resort" })
+}
 
 /** The handlers of the requests. */
 export const layer = Rpcs.toLayer(Effect.gen(function*() {
@@ -21,6 +32,7 @@ export const layer = Rpcs.toLayer(Effect.gen(function*() {
       Scope.provide(load(module, settings), scope).pipe(
         Effect.flatMap(({ context, handlers }) => {
           running = Running.make(handlers, context)
+          collectGarbage()
           return Effect.as(Effect.forkIn(running.fence, scope), handlers.descriptions())
         }),
         Effect.catchDefect((defect) => Effect.fail(new LoadFailed({ message: String(defect) })))

@@ -35,7 +35,7 @@ const undisturbedSince = (evidence: Evidence, until: number): number => {
 }
 
 /** Outcomes of attempts that say nothing of how their handler has ended. */
-const unfinished = new Set(["Lost", "LeaseLost", "Neighbour", "Shutdown"])
+const unfinished = new Set(["Lost", "LeaseLost", "Neighbour", "RolledBack", "Shutdown"])
 
 /** Attempts that the table has of a task, in their order: the last one is that of its outcome. */
 const attemptsOf = ({ outcomes }: TaskEvidence): ReadonlyArray<PastAttempt> =>

@@ -5,8 +5,11 @@ import type { Handler } from "../Task.ts"
 import { attempt } from "./attempt.ts"
 import type { ReadyTask } from "./QueueSlots.ts"
 
-/** Milliseconds after which an attempt is made again whose transaction the broker could not bring to its end. */
-const again = 1000
+/**
+ * Milliseconds for which an attempt whose transaction the broker could not bring to its end keeps its slot: the next one might
+ * fail as fast. Its task then keeps its place before those that came later.
+ */
+const rest = 1000
 
 /** Runs an attempt in a transaction. Succeeds with how it has ended, if that is yet to be recorded. */
 export const inTransaction = (
@@ -24,12 +27,16 @@ export const inTransaction = (
         return Effect.succeed(settled ? undefined : end)
       }
       // Nothing was committed, or the hold no longer stands and nothing will be recorded.
-      return result.failure.isRetryable
-        ? Effect.as(
-          Effect.annotateLogs(Effect.logWarning("transaction of an attempt failed"), result.failure.annotations),
-          { _tag: "Snoozed", delay: again }
+      if (!result.failure.isRetryable) {
+        return handler.failed(task, { kind: "Defect", value: JSON.stringify(result.failure.message) })
+      }
+      // Not until its time is over: it has not taken too long.
+      const left = Math.max(0, (task.timeout ?? Number.POSITIVE_INFINITY) - (now() - startedAt)) / 2
+      return Effect.annotateLogs(Effect.logWarning("transaction of an attempt failed"), result.failure.annotations)
+        .pipe(
+          Effect.andThen(Effect.interruptible(Effect.sleep(Math.min(rest, left)))),
+          Effect.as({ _tag: "Interrupted", why: "RolledBack" })
         )
-        : handler.failed(task, { kind: "Defect", value: JSON.stringify(result.failure.message) })
     }
   )
 }

@@ -461,14 +461,18 @@ describe("transactional attempts", () => {
       assert.deepStrictEqual(yield* outcomes(cancelled.id), ["Cancelled"])
     }).pipe(Effect.scoped, Effect.provide(over(good))))
 
-  it.live("run again after a second when the broker could not end the transaction, and count no attempt", () => {
+  it.live("run again before others when the broker could not end the transaction, and count no attempt", () => {
     const recorded: Array<AttemptEnd> = []
+    const ran: Array<number> = []
     return Effect.gen(function*() {
-      yield* startTransactional(({ n }) => Effect.succeed(n))
-      const handle = yield* Held.send({ n: 1 })
-      assert.strictEqual(yield* handle.await, 1)
-      assert.deepStrictEqual(recorded, [{ _tag: "Snoozed", delay: 1000 }])
-      assert.deepStrictEqual(yield* outcomes(handle.id), ["Completed"])
+      const handles = yield* Effect.forEach([1, 2, 3], (n) => Held.send({ n }))
+      yield* startTransactional(({ n }) => Effect.as(Effect.sync(() => ran.push(n)), n))
+      yield* Effect.forEach(handles, (handle) => handle.await)
+      assert.deepStrictEqual(ran, [1, 1, 2, 3])
+      assert.deepStrictEqual(recorded, [{ _tag: "Interrupted", why: "RolledBack" }])
+      const [handle] = handles
+      assert.strictEqual((yield* record(handle!.id)).attempts, 1)
+      assert.deepStrictEqual(yield* outcomes(handle!.id), ["RolledBack", "Completed"])
     }).pipe(
       Effect.scoped,
       Effect.provide(over((broker, times) => times === 1 ? failing(unavailable) : good(broker), recorded))
