@@ -262,12 +262,17 @@ layer(Server, { excludeTestServices: true, timeout: "60 seconds" })("a bad netwo
         "60 seconds"
       )
       yield* Scope.close(scope, Exit.void)
+      let left: unknown
       yield* proxied.until(
         "every connection is closed",
         Effect.map(
-          observer`select from pg_stat_activity where application_name like 'soak%'`,
-          (rows) => rows.length === 0 && proxy.counters().open === 0
+          observer`select application_name, state, query, backend_start::text, state_change::text
+            from pg_stat_activity where application_name like 'soak%'`,
+          (rows) => {
+            left = { now: new Date(), rows, proxy: proxy.counters(), sockets: openSockets(proxy.port) }
+            return rows.length === 0 && proxy.counters().open === 0
+          }
         )
-      )
+      ).pipe(Effect.onError(() => Console.log(JSON.stringify(left, null, 1))))
     }), (seconds + 180) * 1000)
 })

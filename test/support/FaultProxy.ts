@@ -167,7 +167,7 @@ export const make = Effect.fnUntraced(function*(
       flow.from.once("end", () => {
         flow.ended = true
         if (!flow.frozen && flow.timer === undefined) flow.to.end()
-        if (flow.frozen && direction === "requests") left()
+        if (direction === "requests" && (flow.frozen || link.answers.frozen)) left()
       })
     }
     // Frozen or not, what the client has left goes: its server finds that out some day, too.
