@@ -426,6 +426,8 @@ export interface Recovered {
   readonly released: number
   /** Tasks taken from dead workers that ended FAILED because it was one loss too many. */
   readonly failed: number
+  /** Milliseconds until the next lease of a worker passes, unless a heartbeat renews it; none when there is no worker. */
+  readonly nextIn: number | undefined
 }
 
 /** The broker cannot be reached, or gave up while it was busy with the request. Trying again can help. */

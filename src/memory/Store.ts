@@ -200,7 +200,7 @@ export class Store {
       }
       this.held.delete(worker)
     }
-    return { workers, released, failed }
+    return { workers, released, failed, nextIn: this.workers.nextLapse(now) }
   }
 
   private queue(name: string): QueueTasks {

@@ -81,6 +81,12 @@ export class Workers {
     return found
   }
 
+  /** Milliseconds until the next lease passes of a worker that is believed alive. */
+  nextLapse(now: number): number | undefined {
+    const left = [...this.leases.values()].filter(({ dead }) => !dead).map(({ beatAt, lease }) => beatAt + lease - now)
+    return left.length === 0 ? undefined : Math.min(...left)
+  }
+
   /** The highest version of a name that a worker whose lease has not passed handles in this queue. */
   known(queue: string, name: string, now: number): number | undefined {
     let highest: number | undefined

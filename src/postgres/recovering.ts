@@ -89,14 +89,24 @@ select next, expired from ${schema}.horsies_promote($1, ${batchSize})`
  * after an outage of the server every worker gets the time to renew.
  */
 const buryStatement = (schema: string) => `
-update ${schema}.horsies_heartbeats h set died_at = ${schema}.horsies_now()
-where h.worker in (
-  select b.worker from ${schema}.horsies_heartbeats b
-  where b.died_at is null and b.beat_at + b.lease < ${schema}.horsies_now()
-    and pg_postmaster_start_time() + b.lease < statement_timestamp()
-  for update skip locked
+with leases as (
+  select b.worker, greatest(
+    b.beat_at + b.lease - ${schema}.horsies_now(), pg_postmaster_start_time() + b.lease - statement_timestamp()
+  ) as left
+  from ${schema}.horsies_heartbeats b
+  where b.died_at is null
+),
+dead as (
+  update ${schema}.horsies_heartbeats h set died_at = ${schema}.horsies_now()
+  where h.worker in (
+    select b.worker from ${schema}.horsies_heartbeats b join leases l on l.worker = b.worker
+    where l.left < interval '0' and b.died_at is null
+    for update of b skip locked
+  )
+  returning h.worker
 )
-returning h.worker`
+select (select count(*)::int from dead),
+  (select extract(epoch from min(l.left))::float8 * 1000 from leases l where l.left >= interval '0')`
 
 /** Frees the tasks of the dead, the second step. horsies_tasks_claimed */
 const recoverStatement = (schema: string) => `
@@ -176,8 +186,8 @@ export const make = (database: Database, options: {
     })
 
   const recover: Broker["Service"]["recover"] = Effect.gen(function*() {
-    const dead = yield* database.run(buryStatement(schema), [])
-    const counts = { workers: dead.length, released: 0, failed: 0 }
+    const [buried] = yield* database.run(buryStatement(schema), [])
+    const counts = { workers: buried![0] as number, released: 0, failed: 0 }
     let over = 0
     let found: number
     do {
@@ -191,7 +201,7 @@ export const make = (database: Database, options: {
     } while (found === batchSize)
     // What has ended has counted against limits, too.
     if (over > 0) yield* options.ready
-    return counts satisfies Recovered
+    return { ...counts, nextIn: buried![1] as number | null ?? undefined } satisfies Recovered
   })
 
   return { register, heartbeat, deregister, holds, release, promote, recover }

@@ -11,7 +11,7 @@ import * as Effect from "effect/Effect"
 import * as Latch from "effect/Latch"
 import * as Random from "effect/Random"
 import { type Broker, BrokerError, type Hold, Unavailable, type WorkerSnapshot, type WorkerStart } from "../Broker.ts"
-import { attemptOnce } from "./attempt.ts"
+import { attempt, attemptOnce } from "./attempt.ts"
 import type { Backoff } from "./Backoff.ts"
 import { forkLoop } from "./loops.ts"
 import { notHandedBack } from "./messages.ts"
@@ -117,15 +117,19 @@ export const make = Effect.fnUntraced(function*(
     }
   })
 
-  const recover = Effect.suspend(() =>
-    attemptOnce(
-      Effect.flatMap(broker.recover, (recovered) =>
-        recovered.workers + recovered.released + recovered.failed === 0
-          ? Effect.void
-          : Effect.annotateLogs(Effect.logWarning("tasks of lost workers recovered"), { ...recovered })),
-      "recovery failed"
-    )
-  )
+  /** Succeeds with when the next lease passes that is not renewed: who looks then finds the dead as soon as they are. */
+  const recover = Effect.gen(function*() {
+    const result = yield* attempt(broker.recover)
+    if (result._tag === "Failure") {
+      yield* Effect.annotateLogs(Effect.logWarning("recovery failed"), result.failure.annotations)
+      return Number.POSITIVE_INFINITY
+    }
+    const { nextIn, ...recovered } = result.success
+    if (recovered.workers + recovered.released + recovered.failed > 0) {
+      yield* Effect.annotateLogs(Effect.logWarning("tasks of lost workers recovered"), recovered)
+    }
+    return now() + (nextIn ?? Number.POSITIVE_INFINITY) + 1
+  })
 
   /** Waits until the next is due, when the last one began so long ago, but never for longer than `most`. */
   const pause = (passed: number, most = Number.POSITIVE_INFINITY) =>
@@ -137,10 +141,10 @@ export const make = Effect.fnUntraced(function*(
   /** After an outage everybody gets a lease to come back. Whoever has not heard of the broker lately knows of none. */
   const recovering = Effect.gen(function*() {
     while (true) {
-      const from = reachableSince + options.lease
-      if (now() >= from && now() - provenAt <= options.lease * 2 / 3) yield* recover
+      let next = reachableSince + options.lease
+      if (now() >= next) next = now() - provenAt > options.lease * 2 / 3 ? Number.POSITIVE_INFINITY : yield* recover
       yield* attemptOnce(broker.sweep, "nothing removed that need not be kept")
-      yield* pause(0, from > now() ? from - now() : undefined)
+      yield* pause(0, next - now())
     }
   })
 

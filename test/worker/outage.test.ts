@@ -79,6 +79,21 @@ describe("after a heartbeat that failed", () => {
   })
 })
 
+describe("without an outage", () => {
+  it.effect("a worker recovers another as soon as the lease of that has passed", () =>
+    Effect.gen(function*() {
+      yield* start(Layer.empty, options)
+      yield* passes(2 * lease)
+      // At another moment than the looks of the worker.
+      yield* TestClock.adjust(heartbeatInterval / 2)
+      const { losses } = yield* elsewhere
+      yield* passes(lease)
+      assert.strictEqual(yield* losses, 0)
+      yield* TestClock.adjust(2)
+      assert.strictEqual(yield* losses, 1)
+    }).pipe(Effect.scoped, Effect.provide(memoryBut(() => ({})))))
+})
+
 describe("after an outage", () => {
   it.effect("everybody gets a lease to come back, and who does not come is recovered one interval later", () => {
     let away = false

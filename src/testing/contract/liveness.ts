@@ -82,6 +82,25 @@ export const liveness = (it: It) => {
       }
     }))
 
+  it.effect("a recovery tells when the next lease passes", () =>
+    Effect.gen(function*() {
+      const [early, late] = [yield* startWorker, yield* startWorker]
+      const nextIn = Broker.use((broker) => Effect.map(broker.recover, ({ nextIn }) => nextIn!))
+      yield* leasePasses(early, late)
+      yield* recover
+      yield* heartbeat(early)
+      yield* advance(10_000)
+      yield* heartbeat(late)
+      const first = yield* nextIn
+      assert.isAtMost(first, lease - 10_000)
+      assert.isAbove(first, lease - 15_000)
+      yield* advance(lease - 9999)
+      const second = yield* nextIn
+      assert.isAtMost(second, 10_000)
+      assert.isAbove(second, 5000)
+      assert.isFalse((yield* heartbeat(early)).alive)
+    }))
+
   it.effect("registering once more, after an answer that was lost, changes nothing", () =>
     Effect.gen(function*() {
       const worker = yield* startWorker

@@ -184,7 +184,11 @@ export const assertRefused = (error: BrokerError | IdTaken) => {
   assert.isFalse(error.isRetryable)
 }
 
-export const recover = Broker.use((broker) => broker.recover)
+/** What was recovered. */
+export const recover = Effect.map(
+  Broker.use((broker) => broker.recover),
+  ({ failed, released, workers }) => ({ workers, released, failed })
+)
 
 export const sweep = Broker.use((broker) => broker.sweep)
 
