@@ -150,7 +150,7 @@ export const Interruption = Schema.Literals(["Shutdown", "LeaseLost", "Neighbour
 
 /**
  * Why an attempt came to nothing although nothing was wrong with its task: its worker stopped, could not prove its lease, had
- * to interrupt another task of the same batch, or could not commit the transaction of the attempt.
+ * to interrupt another task of the same batch, or the broker could not bring its transaction to an end.
  */
 export type Interruption = typeof Interruption.Type
 
@@ -411,11 +411,6 @@ export interface Beat {
   readonly alive: boolean
   /** Tasks that it holds and that somebody wants cancelled. */
   readonly cancelling: ReadonlyArray<string>
-  /**
-   * Milliseconds since the broker was out of reach for all workers, as far as their heartbeats tell: since none of them had
-   * come for two thirds of the shortest lease.
-   */
-  readonly reachableFor: number
 }
 
 /** What `recover` did. */
@@ -426,7 +421,7 @@ export interface Recovered {
   readonly released: number
   /** Tasks taken from dead workers that ended FAILED because it was one loss too many. */
   readonly failed: number
-  /** Milliseconds until the next lease of a worker passes, unless a heartbeat renews it; none when there is no worker. */
+  /** Milliseconds until the next worker can be found dead, unless a heartbeat renews its lease; none when there is none. */
   readonly nextIn: number | undefined
 }
 
@@ -671,7 +666,10 @@ export class Broker extends Context.Service<Broker, {
    */
   readonly promote: (queues: ReadonlyArray<string>) => Effect.Effect<number | undefined, BrokerError>
 
-  /** Finds dead workers and takes their tasks away from them. Any number of callers may do so at once. */
+  /**
+   * Finds dead workers and takes their tasks away from them. Any number of callers may do so at once. After an outage, in
+   * which no worker could send a heartbeat, everybody has a lease to come back.
+   */
   readonly recover: Effect.Effect<Recovered, BrokerError>
 
   /** Removes what need not be kept any longer. Any number of callers may do so at once. */

@@ -156,7 +156,7 @@ const make = (): Broker["Service"] => {
       step((now) => {
         const alive = store.workers.renew(worker, now)
         if (alive && snapshot !== undefined) store.workers.keep(worker, snapshot, now)
-        return { alive, cancelling: alive ? store.cancelling(worker) : [], reachableFor: Number.POSITIVE_INFINITY }
+        return { alive, cancelling: alive ? store.cancelling(worker) : [] }
       }),
     workerStates: (worker) => step((now) => store.workers.states(worker, now)),
     deregister: (worker) => Effect.sync(() => store.workers.forget(worker)),

@@ -193,8 +193,8 @@ const make = Effect.fnUntraced(function*(options: Options) {
   const heartbeatInterval = Duration.toMillis(Duration.fromInputUnsafe(options.heartbeatInterval ?? "10 seconds"))
   const lease = Duration.toMillis(Duration.fromInputUnsafe(options.lease ?? heartbeatInterval * 3))
   const shutdownTimeout = Duration.fromInputUnsafe(options.shutdownTimeout ?? "30 seconds")
-  if (!(heartbeatInterval > 0) || !(lease > heartbeatInterval)) {
-    throw new Error("Worker.layer: heartbeatInterval is positive and lease is longer than it")
+  if (!(heartbeatInterval > 0) || !(lease >= 2 * heartbeatInterval)) {
+    throw new Error("Worker.layer: heartbeatInterval is positive, and lease at least twice as long")
   }
   const queues = options.queues === undefined ? undefined : new Map(
     Object.entries(options.queues).map(([name, queue]): [string, number] => [

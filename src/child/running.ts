@@ -8,7 +8,7 @@ import { type AttemptEnd, Broker, type ClaimedTask, type Failure } from "../Brok
 import type { Handler, Starting } from "../Task.ts"
 import { machineTime, type RunEnd } from "../worker/children/rpcs.ts"
 import * as Observing from "../worker/observing.ts"
-import { inTransaction } from "../worker/transacting.ts"
+import * as Transacting from "../worker/transacting.ts"
 import type { Registry } from "./Registry.ts"
 
 /** A run that the worker asks for. */
@@ -44,6 +44,7 @@ export const make = (handlers: Registry, context: Context.Context<Broker>) => {
   const broker = Context.get(context, Broker)
   const clock = Context.getOrElse(context, Clock.Clock, Clock.Clock.defaultValue)
   const now = () => Number(clock.monotonicTimeNanosUnsafe()) / 1e6
+  const inTransaction = Transacting.make(broker, now)
   const runs = new Map<number, Run>()
 
   const handlerOf = (task: ClaimedTask): Handler => {
@@ -58,7 +59,7 @@ export const make = (handlers: Registry, context: Context.Context<Broker>) => {
     const startedAt = now()
     return handler.transaction
       ? Effect.map(
-        inTransaction(broker, { handler, task, worker, claimedAt: startedAt, startedAt }, waited, now),
+        inTransaction({ handler, task, worker, claimedAt: startedAt, startedAt }, waited),
         (end): ReadonlyArray<RunEnd> => [end === undefined ? { _tag: "Settled" } : ended(end)]
       )
       : Effect.map(handler.run(task, waited), (end): ReadonlyArray<RunEnd> => [ended(end)])

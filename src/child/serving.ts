@@ -12,10 +12,12 @@ import * as Running from "./running.ts"
  * Gives back what loading has left, a third of the process. V8 does so when more is allocated; a child may be idle until it
  * ends. It takes some tens of milliseconds.
  */
-const collectGarbage = () => {
+const collectGarbage = Effect.ignore(Effect.try(() => {
   setFlagsFromString("--expose-gc")
-  runInNewContext("gc")({ type: "major", flavor: "last-resort" })
-}
+  const collect = runInNewContext("gc")
+  setFlagsFromString("--no-expose-gc")
+  collect({ type: "major", flavor: "last-resort" })
+}))
 
 /** The handlers of the requests. */
 export const layer = Rpcs.toLayer(Effect.gen(function*() {
@@ -32,8 +34,10 @@ export const layer = Rpcs.toLayer(Effect.gen(function*() {
       Scope.provide(load(module, settings), scope).pipe(
         Effect.flatMap(({ context, handlers }) => {
           running = Running.make(handlers, context)
-          collectGarbage()
-          return Effect.as(Effect.forkIn(running.fence, scope), handlers.descriptions())
+          return Effect.forkIn(running.fence, scope).pipe(
+            Effect.andThen(collectGarbage),
+            Effect.as(handlers.descriptions())
+          )
         }),
         Effect.catchDefect((defect) => Effect.fail(new LoadFailed({ message: String(defect) })))
       ),

@@ -39,23 +39,23 @@ on conflict (worker) do update set beat_at = excluded.beat_at, reachable_since =
   queues = excluded.queues, names = excluded.names, versions = excluded.versions
 where h.died_at is null`
 
-/** It need not wait for the disk. horsies_heartbeats_pkey */
+/** It need not wait for the disk. horsies_heartbeats_pkey; few rows, all of which the function reads */
 const beat = (schema: string) => `
   update ${schema}.horsies_heartbeats
   set beat_at = ${schema}.horsies_now(), reachable_since = ${schema}.horsies_reachable_since(), running = $2
   where worker = $1 and died_at is null and set_config('synchronous_commit', 'off', true) is not null
-  returning worker, beat_at, reachable_since, pid, host`
+  returning worker, beat_at, pid, host`
 
 /** horsies_tasks_claimed */
-const beatAnswer = (schema: string) => `
+const cancelling = (schema: string) => `
 select array(
   select t.id from ${schema}.horsies_tasks t where t.worker = $1 and t.state = 'CLAIMED' and t.cancelling
-), extract(epoch from beat_at - reachable_since)::float8 * 1000
+)
 from beat`
 
 const heartbeatStatement = (schema: string) => `
 with beat as (${beat(schema)}
-)${beatAnswer(schema)}`
+)${cancelling(schema)}`
 
 /** A heartbeat that carries a snapshot. horsies_worker_states_pkey */
 const snapshotStatement = (schema: string) => `
@@ -67,7 +67,7 @@ kept as (
   )
   select b.worker, b.beat_at, b.pid, b.host, $3, $4, $5, $6, $7::json, $8::json, $9::json from beat b
   on conflict (worker, taken_at) do nothing
-)${beatAnswer(schema)}`
+)${cancelling(schema)}`
 
 const deregisterStatement = (schema: string) => `
 delete from ${schema}.horsies_heartbeats where worker = $1`
@@ -85,28 +85,36 @@ const promoteStatement = (schema: string) => `
 select next, expired from ${schema}.horsies_promote($1, ${batchSize})`
 
 /**
- * Marks the dead, the first step of a recovery. Nobody is declared dead until the server has been up for one lease:
- * after an outage of the server every worker gets the time to renew.
+ * What is left to the worker \`b\`. Nobody is declared dead until the server has been up, and reachable, for one lease: after
+ * an outage every worker gets the time to renew. Both are asked where the heartbeats are: what a worker has heard may be
+ * older than an outage, or come from a server that is not the one any more.
+ */
+const timeLeft = (schema: string) =>
+  `greatest(
+    greatest(b.beat_at, (select ${schema}.horsies_reachable_since())) + b.lease - ${schema}.horsies_now(),
+    case when pg_postmaster_start_time() > statement_timestamp() - b.lease
+      then pg_postmaster_start_time() + b.lease - statement_timestamp() end
+  )`
+
+/**
+ * Marks the dead, the first step of a recovery, and tells when to look for the next. The condition is on the rows that are
+ * locked: one that was renewed meanwhile is checked again as it is by then.
  */
 const buryStatement = (schema: string) => `
-with leases as (
-  select b.worker, greatest(
-    b.beat_at + b.lease - ${schema}.horsies_now(), pg_postmaster_start_time() + b.lease - statement_timestamp()
-  ) as left
-  from ${schema}.horsies_heartbeats b
-  where b.died_at is null
-),
-dead as (
+with dead as (
   update ${schema}.horsies_heartbeats h set died_at = ${schema}.horsies_now()
   where h.worker in (
-    select b.worker from ${schema}.horsies_heartbeats b join leases l on l.worker = b.worker
-    where l.left < interval '0' and b.died_at is null
-    for update of b skip locked
+    select b.worker from ${schema}.horsies_heartbeats b
+    where b.died_at is null and ${timeLeft(schema)} < interval '0'
+    for update skip locked
   )
   returning h.worker
 )
-select (select count(*)::int from dead),
-  (select extract(epoch from min(l.left))::float8 * 1000 from leases l where l.left >= interval '0')`
+select (select count(*)::int from dead), (
+  select extract(epoch from min(${timeLeft(schema)}))::float8 * 1000
+  from ${schema}.horsies_heartbeats b
+  where b.died_at is null and ${timeLeft(schema)} >= interval '0'
+)`
 
 /** Frees the tasks of the dead, the second step. horsies_tasks_claimed */
 const recoverStatement = (schema: string) => `
@@ -154,7 +162,7 @@ export const make = (database: Database, options: {
     return Effect.map(statement, ([row]) =>
       row === undefined
         ? dead
-        : { alive: true, cancelling: row[0] as ReadonlyArray<string>, reachableFor: row[1] as number })
+        : { alive: true, cancelling: row[0] as ReadonlyArray<string> })
   }
 
   const deregister = (worker: string) => Effect.asVoid(database.run(deregisterStatement(schema), [uuid(worker)]))
@@ -207,4 +215,4 @@ export const make = (database: Database, options: {
   return { register, heartbeat, deregister, holds, release, promote, recover }
 }
 
-const dead: Beat = { alive: false, cancelling: [], reachableFor: 0 }
+const dead: Beat = { alive: false, cancelling: [] }

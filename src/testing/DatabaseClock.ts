@@ -90,6 +90,10 @@ on conflict (only_row) do update set at = greatest(test_clock.at, excluded.at)`,
   `create or replace function ${schema}.horsies_now() returns timestamptz
 language sql stable parallel safe
 as 'select at from horsies_test.test_clock'`,
+  // Time that a test lets pass is no outage.
+  `create or replace function ${schema}.horsies_reachable_since() returns timestamptz
+language sql stable
+as 'select timestamptz ''-infinity'''`,
   `create table if not exists horsies_test.test_server (
   only_row boolean primary key default true check (only_row),
   started_at timestamptz not null

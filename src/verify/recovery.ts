@@ -14,7 +14,7 @@ const hitting = new Set<Happened["what"]>(["kill", "freeze", "partition", "resta
 const hits = ({ at, pids, until }: Happened, run: Run, end: number): boolean =>
   run.at <= until && end >= at && (pids === undefined || pids.includes(run.pid) || pids.includes(run.parent))
 
-/** What keeps a worker from looking after the others: for as long as it lasts, and one lease more for some. */
+/** What keeps a worker from looking after the others while it lasts. */
 const disturbs = (fault: Happened, worker: number): boolean =>
   fault.what === "restart" || fault.worker === worker && fault.what !== "stall"
 

@@ -169,22 +169,23 @@ export const make = Effect.fnUntraced(function*(
   const resumed = (claimed: Claims) =>
     Effect.forEach(new Set(claimed.tasks.map(({ queue }) => queue).filter((queue) => paused.has(queue))), (queue) => {
       paused.delete(queue)
-      return Effect.match(broker.queue(queue), {
-        onFailure: () => void paused.add(queue),
-        onSuccess: (settings) => void (settings.paused && paused.add(queue))
+      return Effect.map(backoff.attempt(broker.queue(queue)), (result) => {
+        if (result._tag === "Failure" || result.success.paused) paused.add(queue)
       })
-    }, { discard: true })
+    }, { concurrency: "unbounded", discard: true })
 
-  const end = (worker: string, claimed: Claims) =>
-    Effect.andThen(paused.size === 0 ? Effect.void : resumed(claimed), Effect.sync(() => settle(worker, claimed)))
+  const end = (worker: string, claimed: Claims) => {
+    const at = now()
+    const settled = Effect.sync(() => settle(worker, claimed, at))
+    return paused.size === 0 ? settled : Effect.andThen(resumed(claimed), settled)
+  }
 
-  const settle = (worker: string, claimed: Claims) => {
+  const settle = (worker: string, claimed: Claims, at: number) => {
     if (worker !== identity) {
       // The worker has stopped, or lost its lease, while the claim was under way.
       releases.offer(worker, claimed.tasks)
       return over()
     }
-    const at = now()
     const wanted = claiming ?? []
     for (const { calls, slots, want } of wanted) {
       const tasks = wanted.length === 1 ? claimed.tasks : claimed.tasks.filter((task) => task.queue === slots.queue)

@@ -20,6 +20,9 @@ import { heartbeatsPerSnapshot } from "./Snapshots.ts"
 /** The part of the lease that is left to interrupt handlers in. */
 const margin = 0.1
 
+/** The shortest time between two looks for the dead, in milliseconds. */
+const shortestLook = 50
+
 export interface Options {
   readonly heartbeatInterval: number
   readonly lease: number
@@ -46,8 +49,6 @@ export const make = Effect.fnUntraced(function*(
 ) {
   let identity = SecureRandom.uuidV7Unsafe()
   let provenAt = now()
-  /** Since when others could renew their leases, as the last heartbeat of this identity has told. */
-  let reachableSince = Number.POSITIVE_INFINITY
   const lost = yield* Latch.make()
   let stopped = false
   let beats = 0
@@ -58,7 +59,6 @@ export const make = Effect.fnUntraced(function*(
     const sentAt = now()
     return Effect.map(broker.register({ ...options.describe(), id, lease: options.lease }), () => {
       provenAt = sentAt
-      reachableSince = Number.POSITIVE_INFINITY
     })
   }
 
@@ -77,7 +77,6 @@ export const make = Effect.fnUntraced(function*(
     }
     if (result.success.alive) {
       provenAt = sentAt
-      reachableSince = sentAt - result.success.reachableFor
       if (result.success.cancelling.length > 0) options.onCancel(result.success.cancelling)
     } else {
       lost.openUnsafe()
@@ -117,7 +116,7 @@ export const make = Effect.fnUntraced(function*(
     }
   })
 
-  /** Succeeds with when the next lease passes that is not renewed: who looks then finds the dead as soon as they are. */
+  /** Succeeds with when the next worker can be found dead. A lease has passed once it is over. */
   const recover = Effect.gen(function*() {
     const result = yield* attempt(broker.recover)
     if (result._tag === "Failure") {
@@ -138,13 +137,16 @@ export const make = Effect.fnUntraced(function*(
       return Effect.sleep(Duration.millis(Math.max(1, Math.ceil(Math.min(wait, most)))))
     })
 
-  /** After an outage everybody gets a lease to come back. Whoever has not heard of the broker lately knows of none. */
+  /** Looks for the dead as often as it beats, and as soon as there is one; not all workers at the same moment. */
   const recovering = Effect.gen(function*() {
+    let sweepAt = now()
     while (true) {
-      let next = reachableSince + options.lease
-      if (now() >= next) next = now() - provenAt > options.lease * 2 / 3 ? Number.POSITIVE_INFINITY : yield* recover
-      yield* attemptOnce(broker.sweep, "nothing removed that need not be kept")
-      yield* pause(0, next - now())
+      const next = yield* recover
+      if (now() >= sweepAt) {
+        yield* attemptOnce(broker.sweep, "nothing removed that need not be kept")
+        sweepAt = now() + options.heartbeatInterval * 0.8
+      }
+      yield* pause(0, Math.max(shortestLook, next - now() + (yield* Random.next) * shortestLook))
     }
   })
 

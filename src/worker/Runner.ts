@@ -10,10 +10,10 @@ import * as Deadlines from "./Deadlines.ts"
 import { type ElsewhereHandler, isElsewhere } from "./elsewhere.ts"
 import * as Observing from "./observing.ts"
 import type { ReadyTask } from "./QueueSlots.ts"
-import { inTransaction } from "./transacting.ts"
+import * as Transacting from "./transacting.ts"
 
 /** Why this worker interrupts a run. */
-export type Why = Interruption | "Timeout" | "Cancelled"
+export type Why = Exclude<Interruption, "RolledBack"> | "Timeout" | "Cancelled"
 
 /** One run of a handler. */
 export interface Run extends ReadyTask {
@@ -56,6 +56,7 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], now: 
   const context = yield* Effect.context<never>()
   const fork = Effect.runForkWith(context)
   const observe = Observing.make(context)
+  const inTransaction = Transacting.make(broker, now)
 
   /** How a run ends whose handler had no end of its own because it was interrupted. */
   const interruptedEnd = ({ handler, interruption, task }: Running, cause: Cause.Cause<never>) => {
@@ -157,7 +158,7 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], now: 
       const effect: Effect.Effect<AttemptEnd | undefined> = isElsewhere(handler)
         ? Effect.map(elsewhere(handler, [run]), ([end]) => end)
         : handler.transaction
-        ? inTransaction(broker, run, waited(run), now)
+        ? inTransaction(run, waited(run))
         : handler.run(task, waited(run))
       // Only the handler inside can be interrupted: what it has come to counts, however late an interruption arrives.
       const fiber = fork(observe(task, worker, 0, effect), uninterruptible)

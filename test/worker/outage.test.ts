@@ -1,6 +1,5 @@
 /** Outages of the broker: who takes tasks away from whom afterwards, and how soon everything goes on. */
 import { assert, describe, it } from "@effect/vitest"
-import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
@@ -8,7 +7,7 @@ import * as Layer from "effect/Layer"
 import * as Random from "effect/Random"
 import * as TestClock from "effect/testing/TestClock"
 import type { Broker, BrokerError } from "../../src/Broker.ts"
-import { claimOne, heartbeat, lease, newTask, send, startWorker } from "../../src/testing/contract/steps.ts"
+import { claimOne, lease, newTask, send, startWorker } from "../../src/testing/contract/steps.ts"
 import * as Backoff from "../../src/worker/Backoff.ts"
 import { memoryBut, refused, unavailable } from "../support/brokers.ts"
 import { record, start } from "../support/worker.ts"
@@ -33,14 +32,6 @@ const elsewhere = Effect.gen(function*() {
   yield* claimOne(worker, "elsewhere")
   return { worker, losses: Effect.map(record(task.id), ({ losses }) => losses) }
 })
-
-/** Heartbeats that tell since when the broker has been reachable. */
-const tellingSince =
-  (broker: Broker["Service"], since: () => number): Broker["Service"]["heartbeat"] => (worker, running, snapshot) =>
-    Effect.zipWith(broker.heartbeat(worker, running, snapshot), Clock.currentTimeMillis, (beat, now) => ({
-      ...beat,
-      reachableFor: now - since()
-    }))
 
 /** A broker in memory that cannot be reached for as long as somebody says so. */
 const unreachable = (isAway: () => boolean, otherwise: (broker: Broker["Service"]) => Partial<Broker["Service"]>) => {
@@ -89,57 +80,13 @@ describe("without an outage", () => {
       const { losses } = yield* elsewhere
       yield* passes(lease)
       assert.strictEqual(yield* losses, 0)
-      yield* TestClock.adjust(2)
+      // Between two looks lie 50 ms, and as much by chance.
+      yield* TestClock.adjust(101)
       assert.strictEqual(yield* losses, 1)
     }).pipe(Effect.scoped, Effect.provide(memoryBut(() => ({})))))
 })
 
 describe("after an outage", () => {
-  it.effect("everybody gets a lease to come back, and who does not come is recovered one interval later", () => {
-    let away = false
-    let since = 0
-    return Effect.gen(function*() {
-      yield* start(Layer.empty, options)
-      yield* passes(2 * lease)
-      const [back, gone] = [yield* elsewhere, yield* elsewhere]
-      away = true
-      yield* passes(2 * lease)
-      away = false
-      since = yield* Clock.currentTimeMillis
-      yield* passes(lease - 2000)
-      assert.isTrue((yield* heartbeat(back.worker)).alive)
-      // The worker itself is back within an interval, at the latest.
-      yield* passes(2 * heartbeatInterval + 2000)
-      assert.deepStrictEqual([yield* back.losses, yield* gone.losses], [0, 1])
-    }).pipe(
-      Effect.scoped,
-      Effect.provide(unreachable(() => away, (broker) => {
-        const heartbeat = tellingSince(broker, () => since)
-        return {
-          heartbeat: (worker, running) =>
-            Effect.suspend(() => away ? Effect.fail(unavailable) : heartbeat(worker, running))
-        }
-      }))
-    )
-  })
-
-  it.effect("the first worker that starts gives the others a lease, too", () => {
-    let since = 0
-    return Effect.gen(function*() {
-      const [back, gone] = [yield* elsewhere, yield* elsewhere]
-      yield* TestClock.adjust(2 * lease)
-      since = yield* Clock.currentTimeMillis
-      yield* start(Layer.empty, options)
-      yield* passes(lease - 1000)
-      assert.isTrue((yield* heartbeat(back.worker)).alive)
-      yield* passes(heartbeatInterval + 1000)
-      assert.deepStrictEqual([yield* back.losses, yield* gone.losses], [0, 1])
-    }).pipe(
-      Effect.scoped,
-      Effect.provide(memoryBut((broker) => ({ heartbeat: tellingSince(broker, () => since) })))
-    )
-  })
-
   it.effect("a worker that lost its own lease while others kept theirs recovers an interval after it is back", () => {
     let away = false
     return Effect.gen(function*() {
@@ -153,23 +100,6 @@ describe("after an outage", () => {
       yield* passes(2 * heartbeatInterval)
       assert.strictEqual(yield* losses, 1)
     }).pipe(Effect.scoped, Effect.provide(unreachable(() => away, () => ({}))))
-  })
-
-  it.effect("what need not be kept is removed while nobody is recovered yet", () => {
-    let [sweeps, recoveries] = [0, 0]
-    return Effect.gen(function*() {
-      yield* start(Layer.empty, options)
-      yield* passes(lease - 1000)
-      assert.strictEqual(recoveries, 0)
-      assert.isAtLeast(sweeps, 3)
-    }).pipe(
-      Effect.scoped,
-      Effect.provide(memoryBut((broker) => ({
-        heartbeat: tellingSince(broker, () => 0),
-        recover: Effect.suspend(() => (recoveries++, broker.recover)),
-        sweep: Effect.suspend(() => (sweeps++, broker.sweep))
-      })))
-    )
   })
 
   it.effect("a claim goes on as soon as anything else has shown that the broker is back", () => {

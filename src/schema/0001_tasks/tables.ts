@@ -121,6 +121,25 @@ const history = (schema: string) => {
   ]
 }
 
+/**
+ * Since when the server has been reachable for workers, without an outage: as far as heartbeats tell that are written already,
+ * so a heartbeat asks before it is written itself. An outage is when none has come for three quarters of the shortest lease
+ * of those whose lease had not passed before. What a clock that was ahead has written does not count.
+ */
+export const reachableSince = (schema: string) =>
+  `create or replace function ${schema}.horsies_reachable_since() returns timestamptz
+language sql stable
+as $$
+  select case when l.at + min(b.lease) filter (where b.died_at is null and b.beat_at + b.lease >= l.at) * 0.75 >= n.now
+    then least(max(b.reachable_since), n.now) else n.now end
+  from (select ${schema}.horsies_now()) n (now)
+  cross join lateral (
+    select max(b.beat_at) from ${schema}.horsies_heartbeats b where b.beat_at <= n.now + interval '1 second'
+  ) l (at)
+  left join ${schema}.horsies_heartbeats b on b.beat_at <= l.at
+  group by n.now, l.at
+$$`
+
 const others = (schema: string) => [
   `create table ${schema}.horsies_heartbeats (
   worker uuid primary key,
@@ -139,18 +158,7 @@ const others = (schema: string) => [
   `comment on table ${schema}.horsies_heartbeats is 'one row per worker start, updated in place'`,
   `comment on column ${schema}.horsies_heartbeats.reachable_since is
   'since when heartbeats have come without an outage of the server, as far as was known at beat_at'`,
-
-  // For the heartbeat that asks, before it is written: it may be the first one after an outage.
-  `create function ${schema}.horsies_reachable_since() returns timestamptz
-language sql stable
-as $$
-  select case
-    when max(b.beat_at) + min(b.lease) filter (where b.died_at is null) * (2.0 / 3) >= ${schema}.horsies_now()
-    then max(b.reachable_since)
-    else ${schema}.horsies_now()
-  end
-  from ${schema}.horsies_heartbeats b
-$$`,
+  reachableSince(schema),
 
   // How workers were doing in the last half hour. Unlogged: nobody misses it after a crash.
   `create unlogged table ${schema}.horsies_worker_states (

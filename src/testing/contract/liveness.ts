@@ -71,17 +71,6 @@ export const liveness = (it: It) => {
       assert.deepStrictEqual([...(yield* finish(worker, ended(hold, completed()))).accepted], [hold.id])
     }))
 
-  it.effect("a heartbeat tells that the broker has been reachable while workers have beaten", () =>
-    Effect.gen(function*() {
-      const worker = yield* startWorker
-      const beat = Broker.use((broker) => broker.heartbeat(worker, []))
-      const before = yield* beat
-      for (let i = 0; i < 4; i++) {
-        yield* advance(lease / 2)
-        assert.isAtLeast((yield* beat).reachableFor, before.reachableFor + (i + 1) * lease / 2)
-      }
-    }))
-
   it.effect("a recovery tells when the next lease passes", () =>
     Effect.gen(function*() {
       const [early, late] = [yield* startWorker, yield* startWorker]

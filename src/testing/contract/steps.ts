@@ -192,8 +192,7 @@ export const recover = Effect.map(
 
 export const sweep = Broker.use((broker) => broker.sweep)
 
-export const heartbeat = (worker: string) =>
-  Effect.map(Broker.use((broker) => broker.heartbeat(worker, [])), ({ alive, cancelling }) => ({ alive, cancelling }))
+export const heartbeat = (worker: string) => Broker.use((broker) => broker.heartbeat(worker, []))
 
 export const advance = (millis: number) => Harness.use((harness) => harness.advance(millis))
 

@@ -56,7 +56,7 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"]) {
       worker = start
       return broker.register(start)
     },
-    heartbeat: () => Effect.succeed({ alive: true, cancelling: [], reachableFor: 0 }),
+    heartbeat: () => Effect.succeed({ alive: true, cancelling: [] }),
     recover: Effect.succeed({ workers: 0, released: 0, failed: 0, nextIn: undefined }),
     sweep: Effect.void,
     // No look for due tasks comes to an end, so there is no second one.
