@@ -109,7 +109,7 @@ export interface Options {
   readonly concurrency?: number | undefined
   /** Time between heartbeats. Default: 10 seconds. */
   readonly heartbeatInterval?: Duration.Input | undefined
-  /** How long the worker is believed alive after its last heartbeat. Default: three heartbeat intervals. */
+  /** How long the worker is believed alive after its last heartbeat, at least two heartbeat intervals. Default: three. */
   readonly lease?: Duration.Input | undefined
   /** How long running handlers may go on when the worker stops. Default: 30 seconds. */
   readonly shutdownTimeout?: Duration.Input | undefined
