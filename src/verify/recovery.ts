@@ -34,6 +34,14 @@ const undisturbedSince = (evidence: Evidence, until: number): number => {
   return earliest
 }
 
+/** Until when the process stood still in which a task runs again, if it did when it was given the task. */
+const stalledUntil = ({ faults }: Evidence, pid: number, until: number): number =>
+  Math.max(
+    0,
+    ...faults.filter(({ at, pids, what }) => what === "stall" && at <= until && pids?.includes(pid) === true)
+      .map((fault) => Math.min(fault.until, until))
+  )
+
 /** Outcomes of attempts that say nothing of how their handler has ended. */
 const unfinished = new Set(["Lost", "LeaseLost", "Neighbour", "RolledBack", "Shutdown"])
 
@@ -76,7 +84,8 @@ const againAt = (task: TaskEvidence, run: Run, next: Run): number | undefined =>
 /**
  * Recoveries of the runs that a fault has hit, or whose end it has kept from being recorded, and that were followed by
  * another. Time counts from the fault, or from when the server could be reached again after it. A transaction that was open
- * in a process that is frozen, or cut off, keeps its task until that goes on: there it counts from the fault's end.
+ * in a process that is frozen, or cut off, keeps its task until that goes on: there it counts from the fault's end. So it does
+where a process was given the task while it stood still itself.
  */
 export const recoveries = (evidence: Evidence, tasks: ReadonlyMap<string, TaskEvidence>): ReadonlyArray<Recovery> => {
   const faults = evidence.faults.filter(({ what }) => hitting.has(what)).sort((a, b) => a.at - b.at)
@@ -92,8 +101,12 @@ export const recoveries = (evidence: Evidence, tasks: ReadonlyMap<string, TaskEv
       const fault = faults.findLast((fault) => fault.at <= at && hits(fault, run, end))
       if (fault === undefined) return
       const waits = transactional && (fault.what === "freeze" || fault.what === "partition")
-      const from = waits ? fault.until : fault.at
-      const millis = Math.max(0, at - Math.max(from, undisturbedSince(evidence, at)))
+      const from = Math.max(
+        waits ? fault.until : fault.at,
+        undisturbedSince(evidence, at),
+        stalledUntil(evidence, next!.pid, at)
+      )
+      const millis = Math.max(0, at - from)
       found.push({ task: id, fault, millis })
     })
   }
