@@ -85,7 +85,7 @@ const promoteStatement = (schema: string) => `
 select next, expired from ${schema}.horsies_promote($1, ${batchSize})`
 
 /**
- * What is left to the worker \`b\`. Nobody is declared dead until the server has been up, and reachable, for one lease: after
+ * What is left to the worker `b`. Nobody is declared dead until the server has been up, and reachable, for one lease: after
  * an outage every worker gets the time to renew. Both are asked where the heartbeats are: what a worker has heard may be
  * older than an outage, or come from a server that is not the one any more.
  */

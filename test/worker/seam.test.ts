@@ -336,7 +336,10 @@ describe("tasks that are held ready", () => {
   })
 
   /** Hears what the broker has to say about a claim before it knows the claim. */
-  const hearingFirst = (about: (broker: Broker["Service"], task: Hold) => Effect.Effect<unknown, BrokerError>) => {
+  const hearingFirst = (
+    about: (broker: Broker["Service"], task: Hold) => Effect.Effect<unknown, BrokerError>,
+    otherwise: Partial<Broker["Service"]> = {}
+  ) => {
     let wakeUps: Queue.Dequeue<WakeUp> | undefined
     let told = false
     return memoryBut((broker) => ({
@@ -352,7 +355,8 @@ describe("tasks that are held ready", () => {
           yield* Effect.yieldNow
           return claims
         }),
-      finish: (worker, attempts) => broker.finish(worker, attempts, [])
+      finish: (worker, attempts) => broker.finish(worker, attempts, []),
+      ...otherwise
     }))
   }
 
@@ -392,21 +396,27 @@ describe("tasks that are held ready", () => {
     )
   })
 
+  const pausedAndResumed = (broker: Broker["Service"]) =>
+    Effect.andThen(
+      broker.configureQueue("held", { paused: true }),
+      broker.configureQueue("held", { paused: false })
+    )
+
   it.live("start when their queue was paused and resumed while their claim was under way", () =>
     Effect.gen(function*() {
       const handle = yield* Held.send({ n: 1 })
       yield* start(Held.toLayer(({ n }) => Effect.succeed(n)), alone)
       assert.strictEqual(yield* handle.await, 1)
       assert.strictEqual((yield* record(handle.id)).fence, 1)
-    }).pipe(
-      Effect.scoped,
-      Effect.provide(hearingFirst((broker) =>
-        Effect.andThen(
-          broker.configureQueue("held", { paused: true }),
-          broker.configureQueue("held", { paused: false })
-        )
-      ))
-    ))
+    }).pipe(Effect.scoped, Effect.provide(hearingFirst(pausedAndResumed))))
+
+  it.live("are handed back, and claimed again, when nobody can say whether their queue is still paused", () =>
+    Effect.gen(function*() {
+      const handle = yield* Held.send({ n: 1 })
+      yield* start(Held.toLayer(({ n }) => Effect.succeed(n)), alone)
+      assert.strictEqual(yield* handle.await, 1)
+      assert.strictEqual((yield* record(handle.id)).fence, 2)
+    }).pipe(Effect.scoped, Effect.provide(hearingFirst(pausedAndResumed, { queue: () => Effect.die("broken") }))))
 })
 
 describe("transactional attempts", () => {
@@ -495,6 +505,14 @@ describe("transactional attempts", () => {
       Effect.provide(over((broker, times) => times <= 11 ? failing(unavailable) : good(broker), recorded))
     )
   })
+
+  it.live("end with what their handler has come to when none of their transactions ever ends", () =>
+    Effect.gen(function*() {
+      yield* startTransactional(() => Effect.die("broken"))
+      const handle = yield* Held.send({ n: 1 })
+      assert.instanceOf(yield* Effect.flip(handle.await), Task.TaskDefect)
+      assert.strictEqual((yield* record(handle.id)).attempts, 1)
+    }).pipe(Effect.scoped, Effect.provide(over(() => failing(unavailable)))))
 
   it.live("have failed when the broker refuses the transaction", () =>
     Effect.gen(function*() {

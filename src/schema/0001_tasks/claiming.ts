@@ -16,7 +16,7 @@ const claimedOf = `t.id, t.fence, t.name::text, t.queue::text, ${payload}, t.pri
     ${epochMillis("t.run_at")}, ${epochMillis("v_now")} - ${epochMillis("t.run_at")},
     t.version, t.concurrency_key::text, t.timeout, ${epochMillis("t.good_until")} - ${epochMillis("v_now")}`
 
-/** A row that says something about a queue instead of being a task: what, and a number or a key. \`from\` may make it several. */
+/** A row that says something about a queue instead of being a task: what, and a number or a key. `from` may make it several. */
 const remark = (what: string, queue: string, key: string, number: string, from = "") =>
   `return query select null::uuid, null::integer, '${what}'::text, ${queue}::text, ${key}::text, null::smallint,
       null::integer, null::smallint, ${number}::float8, null::float8, null::smallint, null::text, null::float8,
@@ -169,7 +169,7 @@ const locked = (
 }
 
 /**
- * Claims from queues without limits. \`p_slots\` tasks of a queue may start at once, \`p_ahead\` more may be held ready.
+ * Claims from queues without limits. `p_slots` tasks of a queue may start at once, `p_ahead` more may be held ready.
  * Without concurrency keys, the lanes of a queue with a single name come in the order of their priorities and are simply
  * walked; with several names, a look at the heads of all lanes first tells how many tasks of each belong to the most
  * urgent ones. With keys, the keys take turns.

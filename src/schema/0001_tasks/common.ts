@@ -36,7 +36,7 @@ const kept = [
 /** The rows of live tasks `t` as they go to the history; the rest is said by whoever ends them. */
 export const keptOf = (t: string) => kept.map((column) => `${t}.${column}`).join(", ")
 
-/** Moves the rows of the CTE \`ended\` to the history, or to its overflow when no partition fits. */
+/** Moves the rows of the CTE `ended` to the history, or to its overflow when no partition fits. */
 export const keepEnded = (schema: string, then: string) => {
   const columns = `${kept.join(", ")}, state, attempts, losses, worker, started_at, ended_at, failure, result`
   const move = (table: string) =>

@@ -11,7 +11,7 @@ const moving = (schema: string, statement: (keep: string) => string, then: strin
   end if;`
 }
 
-/** Ends tasks whose attempts have ended them. A failure of \`Cancelled\` or \`Expired\` is that state; none is success. */
+/** Ends tasks whose attempts have ended them. A failure of `Cancelled` or `Expired` is that state; none is success. */
 const finish = (schema: string) =>
   `create function ${schema}.horsies_finish(
   p_worker uuid, p_ids uuid[], p_fences integer[], p_elapsed float8[], p_failures text[], p_results text[]
@@ -50,7 +50,7 @@ begin
 end
 $$`
 
-/** Ends tasks, held or not, that the caller has locked. FAILED they are because they lost too many workers, \`p_losses\` just now. */
+/** Ends tasks, held or not, that the caller has locked. FAILED they are because they lost too many workers, `p_losses` just now. */
 const end = (schema: string) =>
   `create function ${schema}.horsies_end(p_ids uuid[], p_state text, p_losses integer) returns void
 language plpgsql${certainPlans}

@@ -2,7 +2,7 @@
 import { keptOf } from "./common.ts"
 
 /**
- * The tasks \`t\` that fit a filter, as a condition made for each call: only what is given takes part, so that the
+ * The tasks `t` that fit a filter, as a condition made for each call: only what is given takes part, so that the
  * planner can use the index for it.
  */
 const filter = (schema: string) =>

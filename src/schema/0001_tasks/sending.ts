@@ -20,7 +20,7 @@ as $$
 $$`
 
 /**
- * Stores tasks of which some may have been stored before: under the same id (\`p_repeated\`), or under the same
+ * Stores tasks of which some may have been stored before: under the same id (`p_repeated`), or under the same
  * idempotency key. Gives for each, in their order, the id that is stored and whether it is a duplicate.
  *
  * Statement by statement: each sees what others have committed while the one before it waited for them.
