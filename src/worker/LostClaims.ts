@@ -11,8 +11,9 @@ import { notHandedBack } from "./messages.ts"
 /** A claim whose answer was lost may still be on its way to the server: it is looked for this long. */
 const lateClaims = 600_000
 
-/** Time between two looks, give or take a fifth. */
-const interval = 5000
+/** Time from the first look to the second, which is doubled from look to look, and its bound; give or take a fifth. */
+const shortest = 500
+const longest = 5000
 
 export interface Options {
   readonly identity: () => string | undefined
@@ -25,7 +26,10 @@ export interface Options {
 export const make = Effect.fnUntraced(function*(broker: Broker["Service"], now: () => number, options: Options) {
   /** Open while there may be such claims. */
   const suspicion = yield* Latch.make()
+  /** Opened when the answer of another request was lost. */
+  const another = yield* Latch.make()
   let until = 0
+  let wait = shortest
 
   const reconcile = (worker: string) =>
     attemptOnce(
@@ -48,9 +52,12 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], now: 
   yield* Effect.gen(function*() {
     yield* suspicion.await
     while (now() < until) {
+      another.closeUnsafe()
       const worker = options.identity()
       if (worker !== undefined) yield* reconcile(worker)
-      yield* Effect.sleep(Duration.millis(interval * (0.8 + 0.4 * (yield* Random.next))))
+      const pause = Duration.millis(wait * (0.8 + 0.4 * (yield* Random.next)))
+      wait = Math.min(longest, wait * 2)
+      yield* Effect.raceFirst(Effect.sleep(pause), another.await)
     }
     suspicion.closeUnsafe()
   }).pipe(Effect.forever, forkLoop)
@@ -59,6 +66,8 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], now: 
     /** The answer of a request was lost. */
     suspect: () => {
       until = now() + lateClaims
+      wait = shortest
+      another.openUnsafe()
       suspicion.openUnsafe()
     },
     suspected: () => now() < until,

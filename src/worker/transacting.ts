@@ -63,9 +63,11 @@ export const make = (broker: Broker["Service"], now: () => number) => {
             Effect.logWarning("transaction of an attempt failed"),
             result.failure.annotations
           ).pipe(
-            Effect.andThen(Effect.suspend(() =>
-              rolledBack(task.id, own, Math.max(0, startedAt + (task.timeout ?? Number.POSITIVE_INFINITY) - now()))
-            ))
+            Effect.andThen(
+              Effect.suspend(() =>
+                rolledBack(task.id, own, Math.max(0, startedAt + (task.timeout ?? Number.POSITIVE_INFINITY) - now()))
+              )
+            )
           )
         }
         failures.delete(task.id)

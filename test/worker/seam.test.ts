@@ -6,6 +6,7 @@ import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
 import * as Schedule from "effect/Schedule"
+import * as TestClock from "effect/testing/TestClock"
 import {
   type AttemptEnd,
   Broker,
@@ -417,6 +418,35 @@ describe("tasks that are held ready", () => {
       assert.strictEqual(yield* handle.await, 1)
       assert.strictEqual((yield* record(handle.id)).fence, 2)
     }).pipe(Effect.scoped, Effect.provide(hearingFirst(pausedAndResumed, { queue: () => Effect.die("broken") }))))
+})
+
+describe("claims whose answer was lost", () => {
+  it.effect("are handed back within a second, also one soon after another", () => {
+    const lost = new Set<string>()
+    return Effect.gen(function*() {
+      yield* start(Held.toLayer(({ n }) => Effect.succeed(n)), alone)
+      for (const n of [1, 2]) {
+        const handle = yield* Held.send({ n })
+        const waiting = yield* Effect.forkChild(handle.await, { startImmediately: true })
+        yield* Effect.repeat(TestClock.adjust(50), { times: 20 })
+        assert.deepStrictEqual(waiting.pollUnsafe(), Exit.succeed(n))
+        assert.strictEqual((yield* record(handle.id)).fence, 2)
+      }
+    }).pipe(
+      Effect.scoped,
+      Effect.provide(memoryBut((broker) => ({
+        claim: (worker, wants) =>
+          Effect.flatMap(
+            broker.claim(worker, wants),
+            (claims) =>
+              claims.tasks.some(({ id }) => lost.size !== lost.add(id).size)
+                ? Effect.fail(unavailable)
+                : Effect.succeed(claims)
+          ),
+        finish: (worker, attempts) => broker.finish(worker, attempts, [])
+      })))
+    )
+  })
 })
 
 describe("transactional attempts", () => {
