@@ -18,8 +18,8 @@ const batchSize = 500
 
 /** A claim needs a worker that is alive. */
 const register = `
-insert into horsies_heartbeats (worker, started_at, beat_at, lease, pid, host, queues, names, versions)
-values ($1, now(), now(), '1 hour', 0, 'raw', '{}', '{}', '{}')`
+insert into horsies_heartbeats (worker, started_at, beat_at, reachable_since, lease, pid, host, queues, names, versions)
+values ($1, now(), now(), now(), '1 hour', 0, 'raw', '{}', '{}', '{}')`
 
 const claim = `
 select id, fence, payload, name, queue, priority, attempt, losses, due_at, waited, version, concurrency_key, timeout,
