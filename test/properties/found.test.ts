@@ -8,6 +8,7 @@ import {
   advance,
   assertRefused,
   cancel,
+  claim,
   claimOne,
   completed,
   ended,
@@ -22,7 +23,8 @@ import {
   sendAndClaim,
   startWorker,
   unique,
-  uniqueQueue
+  uniqueQueue,
+  want
 } from "../contract/Harness.ts"
 import * as memory from "./memory.ts"
 import * as standingClock from "./standingClock.ts"
@@ -69,6 +71,22 @@ const found = (it: It) => {
       yield* advance(1001)
       yield* send({ ...first, repeated: true })
       assert.deepStrictEqual(yield* send(second), [{ id: second.id, duplicate: false }])
+    }))
+
+  it.effect("tasks of several names without a key are one key: they do not take the places of the others", () =>
+    Effect.gen(function*() {
+      const queue = uniqueQueue()
+      const worker = yield* startWorker
+      const wants = (slots: number) => want(queue, { names: ["a", "b"], slots })
+      yield* send(newTask({ queue, name: "a", concurrencyKey: "k" }))
+      yield* claim(worker, wants(1))
+      yield* send(
+        newTask({ queue, name: "a", priority: 2 }),
+        newTask({ queue, name: "b", priority: 1 }),
+        newTask({ queue, name: "a", concurrencyKey: "k" })
+      )
+      const tasks = yield* claim(worker, wants(2))
+      assert.sameMembers(tasks.map(({ concurrencyKey, name }) => `${name} ${concurrencyKey}`), ["b undefined", "a k"])
     }))
 
   const ends = {

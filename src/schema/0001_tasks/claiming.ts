@@ -57,8 +57,8 @@ const within = (range: string) =>
           and t.priority <= coalesce(p_lane_to[${range}], 100)::smallint`
 
 /**
- * The lanes with ready tasks, one step of the index for each, in the order in which the keys take turns: from the key
- * after `p_after` on, and around; of each its first and last range, or zeros where it has none. Tasks without a key have
+ * The lanes with ready tasks of so many keys, one step of the index for each, in the order in which the keys take turns: from
+ * the key after `p_after` on, and around; of each lane its first and last range, or zeros where it has none. Tasks without a key have
  * the key ''. A key with ranges is stepped to, and looked for in these: nothing else of it is read.
  */
 const lanes = (schema: string) => {
@@ -82,7 +82,9 @@ declare
 begin
   return query
   select found.lane, found.concurrency_key, found.first, found.last
-  from generate_subscripts(p_names, 1) l
+  from (
+    select found.*, dense_rank() over (order by found.wrapped, found.concurrency_key) as turn
+    from generate_subscripts(p_names, 1) l
   cross join lateral (
     -- The keys with ranges, in their order; '' is always among them, and the first.
     select array_agg(k.key order by k.key) as keys, array_agg(k.first order by k.key) as firsts,
@@ -132,9 +134,10 @@ begin
       v.wrapped
     from visited v
     where v.found and (not v.wrapped or v.concurrency_key <= p_after)
+    ) found
   ) found
-  order by found.wrapped, found.concurrency_key, found.lane
-  limit p_limit;
+  where found.turn <= p_limit
+  order by found.turn, found.lane;
 end
 $$`
 }
@@ -200,7 +203,7 @@ const claim = (schema: string) => {
           name: "v_names[v_turns[i]]",
           version: "v_versions[v_turns[i]]",
           key: "v_keys[i]",
-          limit: "v_rest / v_lane + (i <= v_rest % v_lane)::integer"
+          limit: "v_counts[i]"
         },
         ranges
       )
@@ -233,6 +236,8 @@ declare
   v_rest integer;
   v_limit integer;
   v_lane integer;
+  v_several boolean;
+  v_next text;
   v_short boolean;
   v_after text;
 begin
@@ -296,24 +301,63 @@ begin
       -- Another round for what keys with few tasks have left of their shares.
       v_after := p_after[q];
       for v_round in 1..4 loop
-        select array_agg(k.lane), array_agg(k.concurrency_key), array_agg(k.first), array_agg(k.last)
-        into v_turns, v_keys, v_firsts, v_lasts
-        from ${schema}.horsies_lanes(
-          p_queues[q], v_names, v_versions, v_lanes, ${laneArguments},
-          v_after, least(v_rest, 200)
+        select array_agg(k.lane order by k.n), array_agg(k.concurrency_key order by k.n), array_agg(k.first order by k.n),
+          array_agg(k.last order by k.n), array_agg(k.turn order by k.n), coalesce(max(k.turn), 0), max(k.lanes) > 1
+        into v_turns, v_keys, v_firsts, v_lasts, v_counts, v_lane, v_several
+        from (
+          select l.*, dense_rank() over (order by l.head)::integer as turn
+          from (
+            select l.*, min(l.n) over of_key as head, count(*) over of_key as lanes
+            from ${schema}.horsies_lanes(
+              p_queues[q], v_names, v_versions, v_lanes, ${laneArguments},
+              v_after, least(v_rest, 200)
+            ) with ordinality as l (lane, concurrency_key, first, last, n)
+            window of_key as (partition by l.concurrency_key)
+          ) l
         ) k;
-        v_lane := coalesce(cardinality(v_turns), 0);
         -- That key may have been the last one.
         v_keyed := v_round > 1 or v_lane > 0 and '' <> any (v_keys);
         exit when v_lane = 0 or not v_keyed;
-        -- horsies_tasks_ready; shares that add up to what is asked for, so no more rows are locked than that
+        -- Shares of the keys that add up to what is asked for, so no more rows are locked than that.
+        v_next := v_keys[array_position(v_counts, case when v_rest % v_lane > 0 then v_rest % v_lane else v_lane end)];
+        v_counts := array(
+          select v_rest / v_lane + (turn <= v_rest % v_lane)::integer from unnest(v_counts) with ordinality t (turn, n) order by n
+        );
+        if v_several then
+          -- Of one key, the most urgent of all its lanes. horsies_tasks_ready, without locks
+          v_counts := array(
+            select count(head.i)::integer
+            from generate_subscripts(v_turns, 1) n
+            left join (
+              select h.i
+              from (
+                select i, row_number() over (partition by v_keys[i] order by t.priority, t.run_at, t.id) as place
+                from generate_subscripts(v_turns, 1) i
+                cross join generate_series(v_firsts[i], v_lasts[i]) r
+                cross join lateral (
+                  select t.priority, t.run_at, t.id from ${schema}.horsies_tasks t
+                  where ${
+    ready({ queue: "p_queues[q]", name: "v_names[v_turns[i]]", version: "v_versions[v_turns[i]]" })
+  }
+                    and t.concurrency_key = v_keys[i] and ${within("r")}
+                  ${order}
+                  limit v_counts[i]
+                ) t
+              ) h
+              where h.place <= v_counts[h.i]
+            ) head (i) on head.i = n
+            group by n
+            order by n
+          );
+        end if;
+        -- horsies_tasks_ready
         if 0 = all (v_lasts) then
           ${shares()}
         else
           ${shares(["v_firsts[i]", "v_lasts[i]"])}
         end if;
         -- It goes on after the last one whose share was larger.
-        v_after := v_keys[case when v_rest % v_lane > 0 then v_rest % v_lane else v_lane end];
+        v_after := v_next;
         v_limit := v_rest;
         v_rest := v_rest - cardinality(v_taken);
         exit when cardinality(v_taken) = 0;
