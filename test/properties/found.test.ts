@@ -11,6 +11,7 @@ import {
   claim,
   claimOne,
   completed,
+  configure,
   ended,
   find,
   finish,
@@ -73,21 +74,25 @@ const found = (it: It) => {
       assert.deepStrictEqual(yield* send(second), [{ id: second.id, duplicate: false }])
     }))
 
-  it.effect("tasks of several names without a key are one key: they do not take the places of the others", () =>
-    Effect.gen(function*() {
-      const queue = uniqueQueue()
-      const worker = yield* startWorker
-      const wants = (slots: number) => want(queue, { names: ["a", "b"], slots })
-      yield* send(newTask({ queue, name: "a", concurrencyKey: "k" }))
-      yield* claim(worker, wants(1))
-      yield* send(
-        newTask({ queue, name: "a", priority: 2 }),
-        newTask({ queue, name: "b", priority: 1 }),
-        newTask({ queue, name: "a", concurrencyKey: "k" })
-      )
-      const tasks = yield* claim(worker, wants(2))
-      assert.sameMembers(tasks.map(({ concurrencyKey, name }) => `${name} ${concurrencyKey}`), ["b undefined", "a k"])
-    }))
+  for (const limits of [{}, { concurrency: 100 }]) {
+    const which = "concurrency" in limits ? "in a queue with limits" : "in a queue without limits"
+    it.effect(`tasks of several names without a key are one key, and do not take the places of others, ${which}`, () =>
+      Effect.gen(function*() {
+        const queue = uniqueQueue()
+        const worker = yield* startWorker
+        yield* configure(queue, { limits })
+        const wants = (slots: number) => want(queue, { names: ["a", "b"], slots })
+        yield* send(newTask({ queue, name: "a", concurrencyKey: "k" }))
+        yield* claim(worker, wants(1))
+        yield* send(
+          newTask({ queue, name: "a", priority: 2 }),
+          newTask({ queue, name: "b", priority: 1 }),
+          newTask({ queue, name: "a", concurrencyKey: "k" })
+        )
+        const tasks = yield* claim(worker, wants(2))
+        assert.sameMembers(tasks.map(({ concurrencyKey, name }) => `${name} ${concurrencyKey}`), ["b undefined", "a k"])
+      }))
+  }
 
   const ends = {
     "is tried again": (worker: string, hold: Hold) => finish(worker, ended(hold, retry(0))),

@@ -494,6 +494,9 @@ declare
   v_kept text[] := '{}';
   v_ended text[];
   v_share integer;
+  -- The key whose lanes are being visited, and what they have given.
+  v_key text;
+  v_given integer := 0;
   v_limit integer;
   v_visited integer := 0;
   v_before integer;
@@ -601,13 +604,22 @@ begin
         limit 1
       ) h on true
     ) x;
-    v_share := greatest(1, v_rest / greatest(1, cardinality(v_turns)));
+    v_share := greatest(1, v_rest / greatest(1, (select count(distinct k)::integer from unnest(v_keys) k)));
+    v_key := null;
     for i in 1..cardinality(v_turns) loop
       exit when v_rest <= 0;
       v_visited := v_visited + 1;
-      v_limit := case when v_suspects[i] is null then least(v_share, v_rest) else 1 end;
       if v_suspects[i] is null then
+        -- The lanes of a key lie side by side, and share what it may have now.
+        if v_keys[i] is distinct from v_key then
+          v_key := v_keys[i];
+          v_given := 0;
+        end if;
+        v_limit := least(v_share - v_given, v_rest);
+        continue when v_limit <= 0;
         v_after := v_keys[i];
+      else
+        v_limit := 1;
       end if;
       if v_keys[i] > '' then
         if v_settings.key_concurrency is not null then
@@ -655,6 +667,7 @@ begin
       where t.id = any (v_taken);
       v_ids := v_ids || v_taken;
       v_rest := v_rest - cardinality(v_taken);
+      v_given := v_given + cardinality(v_taken);
       v_tokens := v_tokens - cardinality(v_taken);
       if v_keys[i] > '' and v_settings.key_rate is not null then
         ${takeTokens(schema, "v_keys[i]", "v_key_tokens - cardinality(v_taken)")}
