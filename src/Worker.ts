@@ -109,7 +109,11 @@ export interface Options {
   readonly concurrency?: number | undefined
   /** Time between heartbeats. Default: 10 seconds. */
   readonly heartbeatInterval?: Duration.Input | undefined
-  /** How long the worker is believed alive after its last heartbeat, at least two heartbeat intervals. Default: three. */
+  /**
+   * How long the worker is believed alive after its last heartbeat, at least two heartbeat intervals. Default: three; below
+   * that, one heartbeat that fails may cost a lone worker its lease. The same for all workers, or the silence of those with
+   * the shortest looks like an outage.
+   */
   readonly lease?: Duration.Input | undefined
   /** How long running handlers may go on when the worker stops. Default: 30 seconds. */
   readonly shutdownTimeout?: Duration.Input | undefined

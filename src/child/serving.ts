@@ -14,9 +14,11 @@ import * as Running from "./running.ts"
  */
 const collectGarbage = Effect.ignore(Effect.try(() => {
   setFlagsFromString("--expose-gc")
-  const collect = runInNewContext("gc")
-  setFlagsFromString("--no-expose-gc")
-  collect({ type: "major", flavor: "last-resort" })
+  try {
+    runInNewContext("gc")({ type: "major", flavor: "last-resort" })
+  } finally {
+    setFlagsFromString("--no-expose-gc")
+  }
 }))
 
 /** The handlers of the requests. */

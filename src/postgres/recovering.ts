@@ -87,12 +87,16 @@ select next, expired from ${schema}.horsies_promote($1, ${batchSize})`
 /**
  * What is left to the worker `b`. Nobody is declared dead until the server has been up, and reachable, for one lease: after
  * an outage every worker gets the time to renew. Both are asked where the heartbeats are: what a worker has heard may be
- * older than an outage, or come from a server that is not the one any more.
+ * older than an outage, or come from a server that is not the one any more. What a clock that was ahead has left counts for
+ * nothing.
  */
 const timeLeft = (schema: string) =>
   `greatest(
-    greatest(b.beat_at, (select ${schema}.horsies_reachable_since())) + b.lease - ${schema}.horsies_now(),
-    case when pg_postmaster_start_time() > statement_timestamp() - b.lease
+    greatest(
+      case when b.beat_at <= ${schema}.horsies_now() + b.lease then b.beat_at end,
+      (select ${schema}.horsies_reachable_since())
+    ) + b.lease - ${schema}.horsies_now(),
+    case when pg_postmaster_start_time() between statement_timestamp() - b.lease and statement_timestamp()
       then pg_postmaster_start_time() + b.lease - statement_timestamp() end
   )`
 

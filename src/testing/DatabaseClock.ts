@@ -3,7 +3,7 @@
  * moves it, together with `TestClock`.
  *
  * The layer goes under the broker, on a database of the test's own. It makes the tables if need be, and then changes the
- * database for good: what the broker asks for the time, the search path of connections to come, and a schema
+ * database for good: what the broker asks for the time, and for outages (there are none), the search path of connections to come, and a schema
  * `horsies_test` with a table that holds the time. The role must own the database. Under `TestClock`, building it sets
  * `TestClock` to the time of the database, so that both tell the same from the beginning.
  *

@@ -14,32 +14,38 @@ const hitting = new Set<Happened["what"]>(["kill", "freeze", "partition", "resta
 const hits = ({ at, pids, until }: Happened, run: Run, end: number): boolean =>
   run.at <= until && end >= at && (pids === undefined || pids.includes(run.pid) || pids.includes(run.parent))
 
-/** What keeps a worker from looking after the others while it lasts. */
+/** What keeps a worker from looking after the others while it lasts. What is only late does not. */
 const disturbs = (fault: Happened, worker: number): boolean =>
-  fault.what === "restart" || fault.worker === worker && fault.what !== "stall"
+  fault.what === "restart" || fault.worker === worker && fault.what !== "delay"
 
 /**
- * From when there was a worker that nothing disturbed until this moment: who is to take care of what others have left.
- * A look of its own that a cut has hit is made again an interval later.
+ * The longest time between two moments in which nothing has disturbed one of the workers: it is to take care of what others
+ * have left.
  */
-const undisturbedSince = (evidence: Evidence, until: number): number => {
-  let earliest = Number.POSITIVE_INFINITY
+const undisturbed = (evidence: Evidence, from: number, to: number): number => {
+  let longest = 0
   for (let worker = 0; worker < evidence.workers; worker++) {
-    let since = 0
+    let since = from
     for (const fault of evidence.faults) {
-      if (fault.at <= until && disturbs(fault, worker)) since = Math.max(since, Math.min(fault.until, until))
+      if (fault.until <= since || !disturbs(fault, worker)) continue
+      longest = Math.max(longest, Math.min(fault.at, to) - since)
+      since = fault.until
     }
-    earliest = Math.min(earliest, since)
+    longest = Math.max(longest, to - since)
   }
-  return earliest
+  return longest
 }
 
-/** Until when the process stood still in which a task runs again, if it did when it was given the task. */
-const stalledUntil = ({ faults }: Evidence, pid: number, until: number): number =>
+/** How soon a process that stood still begins what it was given meanwhile, in milliseconds. */
+const afterStall = 1000
+
+/** Until when the process stood still in which a task runs again, if it was given the task meanwhile. */
+const stalledUntil = ({ faults }: Evidence, pid: number, at: number): number =>
   Math.max(
     0,
-    ...faults.filter(({ at, pids, what }) => what === "stall" && at <= until && pids?.includes(pid) === true)
-      .map((fault) => Math.min(fault.until, until))
+    ...faults.filter(({ pids, what }) => what === "stall" && pids?.includes(pid) === true)
+      .map(({ until }) => Math.min(until, at))
+      .filter((until) => until > at - afterStall)
   )
 
 /** Outcomes of attempts that say nothing of how their handler has ended. */
@@ -85,7 +91,7 @@ const againAt = (task: TaskEvidence, run: Run, next: Run): number | undefined =>
  * Recoveries of the runs that a fault has hit, or whose end it has kept from being recorded, and that were followed by
  * another. Time counts from the fault, or from when the server could be reached again after it. A transaction that was open
  * in a process that is frozen, or cut off, keeps its task until that goes on: there it counts from the fault's end. So it does
-where a process was given the task while it stood still itself.
+ * where a process was given the task while it stood still itself.
  */
 export const recoveries = (evidence: Evidence, tasks: ReadonlyMap<string, TaskEvidence>): ReadonlyArray<Recovery> => {
   const faults = evidence.faults.filter(({ what }) => hitting.has(what)).sort((a, b) => a.at - b.at)
@@ -101,12 +107,8 @@ export const recoveries = (evidence: Evidence, tasks: ReadonlyMap<string, TaskEv
       const fault = faults.findLast((fault) => fault.at <= at && hits(fault, run, end))
       if (fault === undefined) return
       const waits = transactional && (fault.what === "freeze" || fault.what === "partition")
-      const from = Math.max(
-        waits ? fault.until : fault.at,
-        undisturbedSince(evidence, at),
-        stalledUntil(evidence, next!.pid, at)
-      )
-      const millis = Math.max(0, at - from)
+      const from = Math.max(waits ? fault.until : fault.at, stalledUntil(evidence, next!.pid, at))
+      const millis = undisturbed(evidence, from, at)
       found.push({ task: id, fault, millis })
     })
   }

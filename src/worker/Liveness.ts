@@ -141,12 +141,14 @@ export const make = Effect.fnUntraced(function*(
   const recovering = Effect.gen(function*() {
     let sweepAt = now()
     while (true) {
-      const next = yield* recover
+      // One that was stopped itself, by a debugger or a handler that computes, does not bury the others, or itself.
+      const next = now() - provenAt < options.lease * 0.75 ? yield* recover : Number.POSITIVE_INFINITY
       if (now() >= sweepAt) {
         yield* attemptOnce(broker.sweep, "nothing removed that need not be kept")
         sweepAt = now() + options.heartbeatInterval * 0.8
       }
-      yield* pause(0, Math.max(shortestLook, next - now() + (yield* Random.next) * shortestLook))
+      const spread = Math.max(shortestLook, options.heartbeatInterval / 20)
+      yield* pause(0, Math.max(shortestLook, next - now() + (yield* Random.next) * spread))
     }
   })
 

@@ -55,9 +55,11 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], now: 
       another.closeUnsafe()
       const worker = options.identity()
       if (worker !== undefined) yield* reconcile(worker)
-      const pause = Duration.millis(wait * (0.8 + 0.4 * (yield* Random.next)))
-      wait = Math.min(longest, wait * 2)
-      yield* Effect.raceFirst(Effect.sleep(pause), another.await)
+      const pause = Effect.sleep(Duration.millis(wait * (0.8 + 0.4 * (yield* Random.next))))
+      const longer = Effect.sync(() => {
+        wait = Math.min(longest, wait * 2)
+      })
+      yield* Effect.raceFirst(Effect.andThen(pause, longer), another.await)
     }
     suspicion.closeUnsafe()
   }).pipe(Effect.forever, forkLoop)

@@ -12,36 +12,46 @@ import type { ReadyTask } from "./QueueSlots.ts"
  */
 const mostFailures = 10
 
-/** Between two such attempts but the first, in milliseconds. */
+/** After a second failure in a row, and each that follows, in milliseconds. */
 const pause = 200
 
-/** Milliseconds for which the task lets others pass then, each time. */
+/** Milliseconds for which the task lets others pass then, each time; and for which one waits that had no connection. */
 const rest = 1000
 
 /** The most tasks that are known to have failed so. */
 const mostKnown = 1000
 
+/** How far an attempt has come: whether its handler has begun, and what it has come to. */
+interface Progress {
+  began: boolean
+  end: AttemptEnd | undefined
+}
+
+/** What it waits for, the database, has no other time; and a test that moves its own waits for the end of the run. */
 const inRealTime = Effect.provideService(Clock.Clock, Clock.Clock.defaultValue())
 
 export const make = (broker: Broker["Service"], now: () => number) => {
   /** How often the transactions of tasks have failed here in a row. */
   const failures = new Map<string, number>()
 
-  /** How an attempt ends whose handler came to `end`, or to none, and of which nothing was committed. */
+  /** How an attempt ends of which nothing was committed. Until its time is over it may wait: it has not taken too long. */
   const rolledBack = Effect.fnUntraced(function*(
     id: string,
-    end: AttemptEnd | undefined,
+    { began, end }: Progress,
     left: number
   ): Effect.fn.Return<AttemptEnd> {
     const before = failures.get(id) ?? 0
-    if (failures.size >= mostKnown) failures.clear()
-    failures.set(id, before + 1)
-    if (before < mostFailures) {
-      // Before its time is over: it has not taken too long.
-      if (before > 0) yield* inRealTime(Effect.interruptible(Effect.sleep(Math.min(pause, left / 2))))
-      return { _tag: "Interrupted", why: "RolledBack" }
+    const wait = began ? (before === 0 ? 0 : pause) : rest
+    if (began && before >= mostFailures) {
+      return end === undefined || end._tag === "Completed" ? { _tag: "Snoozed", delay: rest } : end
     }
-    return end === undefined || end._tag === "Completed" ? { _tag: "Snoozed", delay: rest } : end
+    // It is no matter of the task that there is no connection for it.
+    if (began) {
+      if (failures.size >= mostKnown && before === 0) failures.clear()
+      failures.set(id, before + 1)
+    }
+    if (wait > 0) yield* inRealTime(Effect.interruptible(Effect.sleep(Math.min(wait, left / 2))))
+    return { _tag: "Interrupted", why: "RolledBack" }
   })
 
   /** Runs an attempt in a transaction. Succeeds with how it has ended, if that is yet to be recorded. */
@@ -49,10 +59,13 @@ export const make = (broker: Broker["Service"], now: () => number) => {
     { handler, startedAt, task, worker }: ReadyTask & { readonly handler: Handler; readonly startedAt: number },
     waited: number
   ): Effect.Effect<AttemptEnd | undefined> => {
-    let own: AttemptEnd | undefined
-    const run = Effect.map(handler.run(task, waited), (end) => {
-      own = end
-      return { end, elapsed: now() - startedAt }
+    const progress: Progress = { began: false, end: undefined }
+    const run = Effect.suspend(() => {
+      progress.began = true
+      return Effect.map(handler.run(task, waited), (end) => {
+        progress.end = end
+        return { end, elapsed: now() - startedAt }
+      })
     })
     return Effect.flatMap(
       Effect.interruptible(attempt(broker.transact(worker, { id: task.id, fence: task.fence }, run))),
@@ -65,7 +78,11 @@ export const make = (broker: Broker["Service"], now: () => number) => {
           ).pipe(
             Effect.andThen(
               Effect.suspend(() =>
-                rolledBack(task.id, own, Math.max(0, startedAt + (task.timeout ?? Number.POSITIVE_INFINITY) - now()))
+                rolledBack(
+                  task.id,
+                  progress,
+                  Math.max(0, startedAt + (task.timeout ?? Number.POSITIVE_INFINITY) - now())
+                )
               )
             )
           )

@@ -76,6 +76,18 @@ layer(PostgresHarness.broker, { excludeTestServices: true })("a worker that is s
       assert.strictEqual((yield* recover).workers, 1)
     }))
 
+  it.effect("has no lease more when heartbeats were missing for less than three quarters of one", () =>
+    Effect.gen(function*() {
+      for (const [gap, dead] of [[0.74, 1], [0.76, 0]] as const) {
+        yield* alone
+        const steady = yield* startWorker
+        yield* passes(2, steady)
+        yield* startWorker
+        for (let i = 0; i < 2; i++) yield* Effect.andThen(advance(lease * gap), heartbeat(steady))
+        assert.strictEqual((yield* recover).workers, dead, `gaps of ${gap} leases`)
+      }
+    }))
+
   it.effect("is no outage for one that beats less often than its short lease would have it", () =>
     Effect.gen(function*() {
       yield* alone
@@ -98,10 +110,13 @@ layer(PostgresHarness.broker, { excludeTestServices: true })("a worker that is s
       yield* sql`create or replace function horsies_reachable_since() returns timestamptz language plpgsql stable
         as $$ begin perform pg_sleep(1); return '-infinity'; end $$`
       const recovering = yield* Effect.forkChild(recover)
-      yield* Effect.repeat(sql`select from pg_stat_activity where wait_event = 'PgSleep'`, {
-        until: (rows) => rows.length > 0,
-        schedule: Schedule.spaced("5 millis")
-      })
+      yield* Effect.repeat(
+        sql`select from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()`,
+        {
+          until: (rows) => rows.length > 0,
+          schedule: Schedule.spaced("5 millis")
+        }
+      )
       yield* sql`update horsies_heartbeats set beat_at = horsies_now() where worker = ${silent}`
       assert.strictEqual((yield* Fiber.join(recovering)).workers, 0)
       assert.deepStrictEqual(yield* sql`select died_at from horsies_heartbeats`, [{ died_at: null }])
@@ -113,10 +128,14 @@ layer(PostgresHarness.broker, { excludeTestServices: true })("a worker that is s
       const sql = yield* PostgresHarness.TestSql
       const steady = yield* startWorker
       yield* advance(3_600_000)
-      yield* heartbeat(yield* startWorker)
+      const ahead = yield* startWorker
+      yield* heartbeat(steady)
       yield* sql`update horsies_test.test_clock set at = at - interval '1 hour'`
-      yield* passes(2, steady)
+      yield* heartbeat(steady)
+      yield* passes(1, steady)
       yield* startWorker
+      assert.strictEqual((yield* recover).workers, 1)
+      assert.isFalse(yield* isAlive(ahead))
       yield* passes(1, steady)
       assert.strictEqual((yield* recover).workers, 1)
       assert.deepStrictEqual(

@@ -291,6 +291,23 @@ describe("a recovery", () => {
     assert.strictEqual(check(evidence({ ...runTwice(7000), faults })).maxRecoverySeconds, 4.5)
   })
 
+  it("is not made shorter by what disturbs all workers at its end", () => {
+    const cut = (worker: number, at: number) =>
+      fault({ what: "cut", detail: "reset", at, until: at, worker, pids: undefined })
+    const faults = [fault({ until: 3000 }), cut(0, 6400), cut(1, 6500)]
+    assert.strictEqual(check(evidence({ ...runTwice(7000), faults })).maxRecoverySeconds, 5.475)
+  })
+
+  it("counts from when a process goes on that stood still when it was given the task", () => {
+    const { outcomes, runs } = runTwice(7000)
+    const recovered = (until: number) => {
+      const stall = fault({ what: "stall", detail: "child", until, worker: undefined, pids: [runs[1]!.pid] })
+      return check(evidence({ runs, outcomes, faults: [fault({}), stall] })).maxRecoverySeconds
+    }
+    assert.strictEqual(recovered(6900), 0.1)
+    assert.strictEqual(recovered(5000), 5.975)
+  })
+
   it("of a frozen transaction counts from when its process goes on", () => {
     const faults = [fault({ what: "freeze", detail: "worker 0", until: 6000 })]
     const runs = runTwice(7000)
