@@ -48,6 +48,16 @@ const stalledUntil = ({ faults }: Evidence, pid: number, at: number): number =>
       .filter((until) => until > at - afterStall)
   )
 
+/** Until when the transaction of a run may have been open because its worker was frozen, or its link dead without a sign. */
+const heldUntil = ({ faults }: Evidence, run: Run, at: number): number =>
+  Math.max(
+    0,
+    ...faults.filter((fault) =>
+      (fault.what === "freeze" || fault.what === "partition" || fault.what === "cut") && fault.worker === run.worker &&
+      fault.at < fault.until && fault.at <= (run.end?.at ?? at) && run.at <= fault.until
+    ).map(({ until }) => Math.min(until, at))
+  )
+
 /** Outcomes of attempts that say nothing of how their handler has ended. */
 const unfinished = new Set(["Lost", "LeaseLost", "Neighbour", "RolledBack", "Shutdown"])
 
@@ -106,8 +116,11 @@ export const recoveries = (evidence: Evidence, tasks: ReadonlyMap<string, TaskEv
       const end = run.end?.how === "interrupted" ? run.end.at : at
       const fault = faults.findLast((fault) => fault.at <= at && hits(fault, run, end))
       if (fault === undefined) return
-      const waits = transactional && (fault.what === "freeze" || fault.what === "partition")
-      const from = Math.max(waits ? fault.until : fault.at, stalledUntil(evidence, next!.pid, at))
+      const from = Math.max(
+        fault.at,
+        transactional ? heldUntil(evidence, run, at) : 0,
+        stalledUntil(evidence, next!.pid, at)
+      )
       const millis = undisturbed(evidence, from, at)
       found.push({ task: id, fault, millis })
     })

@@ -314,6 +314,8 @@ describe("a recovery", () => {
     assert.strictEqual(check(evidence({ ...runs, faults })).maxRecoverySeconds, 5.975)
     const sends = [send("a", { kind: "transactional" })]
     assert.strictEqual(check(evidence({ ...runs, faults, sends })).maxRecoverySeconds, 1)
+    const dead = fault({ what: "cut", detail: "1 connection dead", at: 1010, until: 5000, worker: 0, pids: undefined })
+    assert.strictEqual(check(evidence({ ...runs, faults: [fault({}), dead], sends })).maxRecoverySeconds, 2)
   })
 
   it("counts to the attempt that was recorded, when its handler did not come to begin", () => {
