@@ -6,9 +6,11 @@
  * ride the index when it holds a million rows. A pooled session can carry neither.
  */
 import { wakeChannel } from "../channel.ts"
-import { claiming } from "./claiming.ts"
+import { claim } from "./claiming.ts"
+import { claimLimited } from "./claimingLimited.ts"
 import { finishing } from "./finishing.ts"
 import { history } from "./history.ts"
+import { lanes } from "./lanes.ts"
 import { operating } from "./operating.ts"
 import { sending } from "./sending.ts"
 import { tables, types } from "./tables.ts"
@@ -18,7 +20,9 @@ export const statements = (schema: string): ReadonlyArray<string> => [
   ...types(schema),
   ...tables(schema),
   ...history(schema),
-  ...claiming(schema),
+  lanes(schema),
+  claim(schema),
+  claimLimited(schema),
   ...finishing(schema),
   ...sending(schema, wakeChannel(schema)),
   ...operating(schema)
