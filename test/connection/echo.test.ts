@@ -68,13 +68,26 @@ layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("e
 
   it.effect("logs what a broker does by itself: migrations, its session, its probes and its pings", () =>
     Effect.gen(function*() {
-      const { options, proxy } = yield* proxied.make({ ...proxied.alert, echo: true, poolSize: 1, maxOverflow: 0 })
+      const { applicationName, options, proxy } = yield* proxied.make({
+        ...proxied.alert,
+        echo: true,
+        poolSize: 1,
+        maxOverflow: 0
+      })
+      const observer = yield* SqlClient
       const { all, durations, statements: echoed } = yield* logged(Effect.scoped(Effect.gen(function*() {
         const context = yield* brokers.make(options)
         const listener = Context.get(context, SessionListener)
         yield* Effect.scoped(Effect.flatMap(listener.subscribe("news"), Queue.take))
         // Longer than the session goes without a probe, and an idle connection without a ping.
-        yield* Effect.sleep("1300 millis")
+        yield* proxied.until(
+          "a connection is idle",
+          Effect.map(
+            observer`select from pg_stat_activity where application_name = ${applicationName} and state = 'idle'
+              and state_change < clock_timestamp() - interval '1300 milliseconds'`,
+            (rows) => rows.length > 0
+          )
+        )
         yield* Context.get(context, SqlClient)`select ${secret}::text`
       })))
       const seen = (statement: RegExp) => assert.isTrue(echoed.some((text) => statement.test(text)), String(statement))

@@ -74,14 +74,14 @@ layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("a
   for (const workerChildPoolCheck of [true, false]) {
     it.effect(`workerChildPoolCheck: ${workerChildPoolCheck}, whatever poolPrePing says`, () =>
       Effect.gen(function*() {
-        const { proxy, sql } = yield* build(PooledSql.layerChild, {
+        const { applicationName, proxy, sql } = yield* build(PooledSql.layerChild, {
           ...proxied.alert,
           workerChildPoolCheck,
           poolPrePing: !workerChildPoolCheck,
           workerChildPoolMaxSize: 1
         })
         yield* sql`select 1`
-        yield* Effect.sleep("1100 millis")
+        yield* proxied.idle(applicationName)
         yield* proxy.freeze()
         const { exit } = yield* proxied.timed(sql`select 1 as one`)
         assert.strictEqual(exit._tag, workerChildPoolCheck ? "Success" : "Failure")

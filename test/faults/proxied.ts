@@ -93,3 +93,17 @@ export const sessions = Effect.fnUntraced(function*(applicationName: string) {
     select count(*)::int as count from pg_stat_activity where application_name = ${applicationName}`
   return row!.count
 })
+
+/** Waits until all sessions of this application name have been idle for longer than any is handed out unasked. */
+export const idle = Effect.fnUntraced(function*(applicationName: string) {
+  const sql = yield* SqlClient
+  yield* until(
+    "all sessions are idle",
+    Effect.map(
+      sql<{ readonly idle: boolean | null }>`
+        select bool_and(state = 'idle' and state_change < clock_timestamp() - interval '1100 milliseconds') as idle
+        from pg_stat_activity where application_name = ${applicationName}`,
+      ([row]) => row!.idle === true
+    )
+  )
+})

@@ -71,9 +71,6 @@ layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("t
 })
 
 layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("dead connections of the pool", (it) => {
-  /** Waits until idle connections are beyond the window in which they are handed out unasked. */
-  const beyondSkipWindow = Effect.sleep("1100 millis")
-
   it.effect("are not handed out when the server has terminated them", () =>
     Effect.gen(function*() {
       const { applicationName, sql, stats } = yield* proxied.makePool()
@@ -81,7 +78,7 @@ layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("d
       for (let round = 0; round < 2; round++) {
         // From when the last one was opened.
         yield* proxied.until("the pool has its connections", Effect.map(stats, ({ open }) => open >= 5))
-        yield* beyondSkipWindow
+        yield* proxied.idle(applicationName)
         // One that is being terminated may still answer when it is asked, and not any more after that.
         yield* observer`select pg_terminate_backend(pid, 5000) from pg_stat_activity
           where application_name = ${applicationName}`
@@ -91,11 +88,11 @@ layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("d
 
   it.effect("are not handed out when their links have died silently: the wait is that of one ping", () =>
     Effect.gen(function*() {
-      const { proxy, sql, stats } = yield* proxied.makePool()
+      const { applicationName, proxy, sql, stats } = yield* proxied.makePool()
       yield* Effect.forEach(Array.from({ length: 5 }), () => sql`select pg_sleep(0.05)`, { concurrency: "unbounded" })
       const old = yield* pidOf(sql)
       assert.strictEqual((yield* stats).open, 5)
-      yield* beyondSkipWindow
+      yield* proxied.idle(applicationName)
       yield* proxy.freeze()
       const { exit, millis } = yield* proxied.timed(
         Effect.forEach(Array.from({ length: 20 }), () => pidOf(sql), { concurrency: "unbounded" })
@@ -107,9 +104,13 @@ layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("d
 
   it.effect("poolPrePing: false hands them out", () =>
     Effect.gen(function*() {
-      const { proxy, sql } = yield* proxied.makePool({ ...proxied.alert, poolPrePing: false, poolSize: 1 })
+      const { applicationName, proxy, sql } = yield* proxied.makePool({
+        ...proxied.alert,
+        poolPrePing: false,
+        poolSize: 1
+      })
       yield* pidOf(sql)
-      yield* beyondSkipWindow
+      yield* proxied.idle(applicationName)
       yield* proxy.freeze()
       const { exit } = yield* proxied.timed(sql`select 1`)
       assert.strictEqual(proxied.brokerErrorOf(exit).reason._tag, "Unavailable")
@@ -117,12 +118,12 @@ layer(proxied.observer, { excludeTestServices: true, timeout: "30 seconds" })("d
 
   it.effect("are looked for only among those that have been idle: a busy one costs no ping", () =>
     Effect.gen(function*() {
-      const { proxy, sql } = yield* proxied.makePool({ poolSize: 1, maxOverflow: 0 })
+      const { applicationName, proxy, sql } = yield* proxied.makePool({ poolSize: 1, maxOverflow: 0 })
       yield* sql`select 1`
       const busy = proxy.counters().requests
       for (let i = 0; i < 50; i++) yield* sql`select 1`
       assert.strictEqual(proxy.counters().requests - busy, 50)
-      yield* beyondSkipWindow
+      yield* proxied.idle(applicationName)
       const idle = proxy.counters().requests
       yield* sql`select 1`
       assert.strictEqual(proxy.counters().requests - idle, 2)
