@@ -54,57 +54,66 @@ const counted = PostgresBroker.layerSqlClient().pipe(
 )
 
 layer(counted, { excludeTestServices: true, timeout: "60 seconds" })("a key with 1,000,000 tasks", (it) => {
-  it.effect("no claim reads more than 2,000 rows, with limits and without", () =>
-    Effect.gen(function*() {
-      const sql = yield* PgClient.PgClient
-      const broker = yield* Broker
-      const fill = (queue: string, count: number, key: string) =>
-        sql`insert into horsies_tasks (id, run_at, sent_at, priority, due, queue, name, payload, concurrency_key)
+  it.effect(
+    "no claim that starts at its marks reads more than 2,000 rows, with limits and without",
+    () =>
+      Effect.gen(function*() {
+        const sql = yield* PgClient.PgClient
+        const broker = yield* Broker
+        const fill = (queue: string, count: number, key: string) =>
+          sql`insert into horsies_tasks (id, run_at, sent_at, priority, due, queue, name, payload, concurrency_key)
           select gen_random_uuid(), now() - (${count}::int - i) * interval '10 milliseconds', now(), 100, true, ${queue},
             'a', 'null', ${key}
           from generate_series(1, ${count}::int) i`
-      // As claims are made durable: the server marks dead entries of an index only once their commit is on the disk.
-      yield* sql`set synchronous_commit = on`
-      yield* fill("open", 1_000_000, "hot")
-      yield* fill("limited", 1_000_000, "hot")
-      for (const queue of ["open", "limited"]) for (const key of keys) yield* fill(queue, 10, key)
-      yield* broker.configureQueue("limited", { limits: { concurrency: 600, perKey: { concurrency: 550 } } })
-      const worker = yield* startWorker
+        // As claims are made durable: the server marks dead entries of an index only once their commit is on the disk.
+        yield* sql`set synchronous_commit = on`
+        yield* fill("open", 1_000_000, "hot")
+        yield* fill("limited", 1_000_000, "hot")
+        for (const queue of ["open", "limited"]) for (const key of keys) yield* fill(queue, 10, key)
+        yield* broker.configureQueue("limited", { limits: { concurrency: 600, perKey: { concurrency: 550 } } })
+        const worker = yield* startWorker
 
-      const reads: Record<string, Array<number>> = {}
-      const counts: Array<number> = []
-      const claimed: Record<string, number> = {}
-      const start = Date.now()
-      const step = Effect.fnUntraced(function*(what: string, options: Omit<Partial<Want>, "queue" | "handles">) {
-        for (const queue of ["open", "limited"]) {
-          const { entries, result, scanned } = yield* reading(claim(worker, want(queue, { names: ["a"], ...options })))
-          assert.deepStrictEqual(scanned, [])
-          // Everything that it looks at to find tasks: the primary key is for those that it has found.
-          const { horsies_tasks_counted: held = 0, horsies_tasks_pkey: _, ...looks } = entries
-          const name = `${queue}, ${what}`
-          ;(reads[name] ??= []).push(Object.values(looks).reduce((sum, count) => sum + count, 0))
-          if (queue === "limited") counts.push(held)
-          claimed[name] = (claimed[name] ?? 0) + result.length
-          assert.isAbove(result.length, 0)
-          yield* finish(worker, ...result.map((task) => ended(task, completed())))
-        }
-      })
-      for (let i = 0; i < 50; i++) yield* step("8 slots", { slots: 8, ahead: 0 })
-      for (let i = 0; i < 20; i++) yield* step("8 slots and 492 ahead", { slots: 8, ahead: 492 })
-      for (let i = 0; i < 20; i++) yield* step("500 slots", { slots: 500, ahead: 0 })
-      // Every 5 seconds a claim of each queue goes without marks, and reads whatever a snapshot keeps.
-      const without = Math.ceil((Date.now() - start) / 5000)
-      for (const [name, rows] of Object.entries(reads)) {
-        rows.sort((a, b) => b - a)
-        figures(`a claim beside 1,000,000 of one key: ${name}`, {
-          "rows read at most": rows[0]!,
-          [`but for ${without}`]: rows[without]!,
-          "claimed": claimed[name]!
+        const reads: Record<string, Array<number>> = {}
+        const counts: Array<number> = []
+        const claimed: Record<string, number> = {}
+        const start = Date.now()
+        const step = Effect.fnUntraced(function*(what: string, options: Omit<Partial<Want>, "queue" | "handles">) {
+          for (const queue of ["open", "limited"]) {
+            const { entries, result, scanned } = yield* reading(
+              claim(worker, want(queue, { names: ["a"], ...options }))
+            )
+            assert.deepStrictEqual(scanned, [])
+            // Everything that it looks at to find tasks: the primary key is for those that it has found.
+            const { horsies_tasks_counted: held = 0, horsies_tasks_pkey: _, ...looks } = entries
+            const name = `${queue}, ${what}`
+            ;(reads[name] ??= []).push(Object.values(looks).reduce((sum, count) => sum + count, 0))
+            if (queue === "limited") counts.push(held)
+            claimed[name] = (claimed[name] ?? 0) + result.length
+            assert.isAbove(result.length, 0)
+            yield* finish(worker, ...result.map((task) => ended(task, completed())))
+          }
         })
-      }
-      figures("to keep limits", { "entries counted at most": Math.max(...counts), "median": quantile(counts, 0.5) })
-      for (const [name, rows] of Object.entries(reads)) assert.isAtMost(rows[without]!, 2000, name)
-      // Counts have no marks: a snapshot keeps for them what has ended.
-      assert.isAtMost(quantile(counts, 0.5), 2000)
-    }), 180_000)
+        for (let i = 0; i < 50; i++) yield* step("8 slots", { slots: 8, ahead: 0 })
+        for (let i = 0; i < 20; i++) yield* step("8 slots and 492 ahead", { slots: 8, ahead: 492 })
+        for (let i = 0; i < 20; i++) yield* step("500 slots", { slots: 500, ahead: 0 })
+        // Every 5 seconds a claim of each queue goes without marks, and reads whatever a snapshot keeps.
+        const without = Math.ceil((Date.now() - start) / 5000)
+        for (const [name, rows] of Object.entries(reads)) {
+          rows.sort((a, b) => b - a)
+          figures(`a claim beside 1,000,000 of one key: ${name}`, {
+            "rows read at most": rows[0]!,
+            [`but for ${without}`]: rows[without]!,
+            "claimed": claimed[name]!
+          })
+        }
+        figures("to keep limits", { "entries counted at most": Math.max(...counts), "median": quantile(counts, 0.5) })
+        for (const queue of ["open", "limited"]) {
+          const ofQueue = Object.entries(reads).flatMap(([name, rows]) => name.startsWith(queue) ? rows : [])
+          assert.isAtMost(ofQueue.sort((a, b) => b - a)[without]!, 2000, queue)
+        }
+        // Counts have no marks: a snapshot keeps for them what has ended.
+        assert.isAtMost(quantile(counts, 0.5), 2000)
+      }),
+    180_000
+  )
 })

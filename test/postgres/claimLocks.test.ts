@@ -10,6 +10,7 @@ import {
   advance,
   claim,
   completed,
+  configure,
   ended,
   ids,
   lease,
@@ -49,8 +50,7 @@ const some = (count: number, queue: string): ReadonlyArray<NewTask> =>
 /** A queue of which at most so many may run at once, with tasks. */
 const limitedQueue = Effect.fnUntraced(function*(concurrency: number, count: number) {
   const queue = uniqueQueue()
-  const broker = yield* Broker
-  yield* broker.configureQueue(queue, { limits: { concurrency } })
+  yield* configure(queue, { limits: { concurrency } })
   yield* send(...some(count, queue))
   return queue
 })
@@ -125,7 +125,7 @@ layer(PostgresHarness.broker, { excludeTestServices: true })(
           }))
       }))
 
-    it.effect("nor for who has locked another queue from which it is to claim, too", () =>
+    it.effect("a finish does not wait for who has locked another queue from which it is to claim, too", () =>
       Effect.gen(function*() {
         const queue = yield* limitedQueue(2, 6)
         const locked = yield* limitedQueue(2, 6)
@@ -145,13 +145,12 @@ layer(PostgresHarness.broker, { excludeTestServices: true })(
     it.effect("a claim that was under way when its queue was given a limit counts from the next recovery on", () =>
       Effect.gen(function*() {
         const queue = uniqueQueue()
-        const broker = yield* Broker
         const worker = yield* startWorker
         yield* send(...some(6, queue))
         let held = 0
         yield* holding(worker, want(queue, { names, slots: 2 }), (claimed) => {
           held = claimed.length
-          return broker.configureQueue(queue, { limits: { concurrency: 3 } })
+          return configure(queue, { limits: { concurrency: 3 } })
         })
         assert.strictEqual(held, 2)
         yield* recover

@@ -11,12 +11,14 @@ import * as PostgresBroker from "../../src/PostgresBroker.ts"
 import {
   claim,
   completed,
+  configure,
   ended,
   finish,
   ids,
   newTask,
   newTasks,
   now,
+  release,
   send,
   startWorker,
   uniqueQueue,
@@ -113,8 +115,7 @@ layer(PostgresHarness.broker, { excludeTestServices: true })(
           const sql = yield* PgClient.PgClient
           yield* sql`alter table horsies_tasks set (autovacuum_enabled = false)`
           const queue = uniqueQueue()
-          const broker = yield* Broker
-          if (limits !== undefined) yield* broker.configureQueue(queue, { limits })
+          if (limits !== undefined) yield* configure(queue, { limits })
           const worker = yield* startWorker
           const tasks = yield* inSequence(4000, queue, names, hot)
           const others = Effect.suspend(() => {
@@ -156,14 +157,13 @@ layer(PostgresHarness.broker, { excludeTestServices: true })(
         Effect.gen(function*() {
           const sql = yield* SqlClient
           const queue = uniqueQueue()
-          const broker = yield* Broker
-          if (limits !== undefined) yield* broker.configureQueue(queue, { limits })
+          if (limits !== undefined) yield* configure(queue, { limits })
           const worker = yield* startWorker
           const tasks = yield* inSequence(200, queue, ["work"], "hot")
           yield* send(...tasks)
           const claimed = yield* claim(worker, want(queue, { slots: 50 }))
           yield* claim(worker, want(queue, { slots: 50 }))
-          yield* broker.release(worker, claimed.slice(0, 2))
+          yield* release(worker, ...claimed.slice(0, 2))
           assert.deepStrictEqual(
             ids(yield* claim(worker, want(queue, { slots: 44 }))),
             ids([...tasks.slice(0, 2), ...tasks.slice(100, 142)])
@@ -187,16 +187,15 @@ layer(PostgresHarness.broker, { excludeTestServices: true })(
         }))
     }
 
-    it.effect("a claim finds what has become ready before the mark: sent late, released, retried", () =>
+    it.effect("a claim finds what has become ready before the mark: sent late, released", () =>
       Effect.gen(function*() {
         const queue = uniqueQueue()
-        const broker = yield* Broker
         const worker = yield* startWorker
         const tasks = yield* inSequence(40, queue, ["work"])
         yield* send(...tasks)
         const claimed = yield* claim(worker, want(queue, { slots: 10 }))
         yield* claim(worker, want(queue, { slots: 10 }))
-        yield* broker.release(worker, claimed.slice(0, 2))
+        yield* release(worker, ...claimed.slice(0, 2))
         assert.deepStrictEqual(
           ids(yield* claim(worker, want(queue, { slots: 4 }))),
           ids([...tasks.slice(0, 2), ...tasks.slice(20, 22)])
@@ -210,7 +209,6 @@ layer(PostgresHarness.broker, { excludeTestServices: true })(
     it.effect("a task that was interrupted keeps its place before the mark, in the same step and afterwards", () =>
       Effect.gen(function*() {
         const queue = uniqueQueue()
-        const broker = yield* Broker
         const worker = yield* startWorker
         const tasks = yield* inSequence(40, queue, ["work"])
         yield* send(...tasks)
@@ -219,7 +217,8 @@ layer(PostgresHarness.broker, { excludeTestServices: true })(
         const [one, two] = claimed.slice(0, 2).map((task) => ended(task, { _tag: "Interrupted", why: "Shutdown" }))
         yield* finish(worker, one!)
         assert.deepStrictEqual(ids(yield* claim(worker, want(queue, { slots: 2 }))), ids([tasks[0]!, tasks[20]!]))
-        const fused = yield* broker.finish(worker, [two!], [want(queue, { slots: 2 })])
+        const wants = [want(queue, { slots: 2 })]
+        const fused = yield* Broker.use((broker) => broker.finish(worker, [two!], wants))
         assert.deepStrictEqual(ids(fused.claimed.tasks), ids([tasks[1]!, tasks[21]!]))
       }))
   }

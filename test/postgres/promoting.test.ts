@@ -16,13 +16,16 @@ import * as PostgresHarness from "../contract/postgresHarness.ts"
 layer(PostgresHarness.broker, { excludeTestServices: true })(
   "a due task that somebody has locked",
   (it) => {
-    for (const [what, options] of [["delayed", {}], ["expiring", { goodUntil: { after: 100 } }]] as const) {
+    for (
+      const [what, options] of [["delayed", { due: { after: 100 } }], ["expiring", {
+        goodUntil: { after: 100 }
+      }]] as const
+    ) {
       it.effect(`(${what}) is looked at again ever less often, and hides nothing that is due sooner`, () =>
         Effect.gen(function*() {
           const sql = yield* PostgresHarness.TestSql
           const queue = uniqueQueue()
-          const due = what === "delayed" ? { after: 100 } : { after: 0 }
-          const task = newTask({ queue, due, ...options })
+          const task = newTask({ queue, ...options })
           yield* send(task)
           const other = yield* sql.reserve
           yield* other.executeRaw("begin", [])

@@ -44,7 +44,7 @@ const outcome = (task: string, more: Partial<Outcome> = {}): Outcome => ({
 })
 
 /** An attempt whose worker was lost. */
-const lost: PastAttempt = { outcome: "Lost", startedAt: null, endedAt: 1035 }
+const lost: PastAttempt = { outcome: "Lost", startedAt: null, endedAt: 4025 }
 
 const fault = (more: Partial<Happened>): Happened => ({
   what: "kill",
@@ -276,6 +276,9 @@ describe("the checker finds", () => {
 })
 
 describe("a recovery", () => {
+  const cut = (worker: number, at: number) =>
+    fault({ what: "cut", detail: "reset", at, until: at, worker, pids: undefined })
+
   it("counts from when the server was back", () => {
     const faults = [
       fault({}),
@@ -285,15 +288,11 @@ describe("a recovery", () => {
   })
 
   it("counts from when one worker could look after the others undisturbed", () => {
-    const cut = (worker: number, at: number) =>
-      fault({ what: "cut", detail: "reset", at, until: at, worker, pids: undefined })
     const faults = [fault({ until: 3000 }), cut(1, 2500)]
     assert.strictEqual(check(evidence({ ...runTwice(7000), faults })).maxRecoverySeconds, 4.5)
   })
 
   it("is not made shorter by what disturbs all workers at its end", () => {
-    const cut = (worker: number, at: number) =>
-      fault({ what: "cut", detail: "reset", at, until: at, worker, pids: undefined })
     const faults = [fault({ until: 3000 }), cut(0, 6400), cut(1, 6500)]
     assert.strictEqual(check(evidence({ ...runTwice(7000), faults })).maxRecoverySeconds, 5.475)
   })
@@ -320,8 +319,8 @@ describe("a recovery", () => {
 
   it("counts to the attempt that was recorded, when its handler did not come to begin", () => {
     const { outcomes, runs } = runTwice(9000)
-    const recovered = (second: Outcome["past"][number]) => {
-      const past = [{ outcome: "Lost", startedAt: null, endedAt: 4025 }, second]
+    const recovered = (second: PastAttempt) => {
+      const past = [lost, second]
       const found = [{ ...outcomes[0]!, past }]
       return check(evidence({ runs, outcomes: found, faults: [fault({})] })).maxRecoverySeconds
     }
@@ -336,7 +335,6 @@ describe("a recovery", () => {
       const found = [{ ...outcomes[0]!, past, startedAt, endedAt: 9500 }]
       return check(evidence({ runs, outcomes: found, faults: [fault({})] })).maxRecoverySeconds
     }
-    const lost = { outcome: "Lost", startedAt: null, endedAt: 4025 }
     assert.strictEqual(recovered([lost], 4525), 3.5)
     assert.strictEqual(recovered([lost], 9001), 7.975)
     assert.strictEqual(recovered([], 8025), 7)
@@ -354,7 +352,6 @@ describe("a recovery", () => {
       const { maxRecoverySeconds, recoveries } = check(evidence(found))
       return [recoveries, maxRecoverySeconds]
     }
-    const lost = { outcome: "Lost", startedAt: null, endedAt: 4025 }
     assert.deepStrictEqual(recovered({ at: 1030, how: "done" }, []), [0, 0])
     assert.deepStrictEqual(recovered({ at: 1030, how: "done" }, [lost]), [1, 4])
     assert.deepStrictEqual(recovered({ at: 1030, how: "failed" }, [lost]), [1, 4])

@@ -1,8 +1,9 @@
 import { assert, describe, it } from "@effect/vitest"
-import { type Fault, plan, type Planned } from "../../src/verify/plan.ts"
+import { type Fault, type Options, plan, type Planned } from "../../src/verify/plan.ts"
 import { chance, whole } from "../../src/verify/random.ts"
 
-const minute = (seed: number) => plan({ seed, seconds: 60, lease: 3000, restarts: true, outages: true, children: true })
+const minute = (seed: number, more: Partial<Options> = {}) =>
+  plan({ seed, seconds: 60, lease: 3000, restarts: true, outages: true, children: true, ...more })
 
 const count = (plan: ReadonlyArray<Planned>, is: (fault: Fault) => boolean) =>
   plan.filter(({ fault }) => is(fault)).length
@@ -52,16 +53,13 @@ describe("the plan of a minute", () => {
 
   it("lets the server stay away for longer than a lease, where that is possible", () => {
     const outages = (outages: boolean) =>
-      count(
-        plan({ seed: 7, seconds: 60, lease: 3000, restarts: true, outages, children: true }),
-        (fault) => fault.what === "restart" && fault.down > 3000
-      )
+      count(minute(7, { outages }), (fault) => fault.what === "restart" && fault.down > 3000)
     assert.strictEqual(outages(true), 1)
     assert.strictEqual(outages(false), 0)
   })
 
   it("restarts nothing where that is not allowed, and hits no children where there are none", () => {
-    const faults = plan({ seed: 7, seconds: 60, lease: 3000, restarts: false, outages: false, children: false })
+    const faults = minute(7, { restarts: false, outages: false, children: false })
     assert.strictEqual(count(faults, ({ what }) => what === "restart" || what === "stall"), 0)
     assert.strictEqual(count(faults, (fault) => fault.what === "kill" && fault.whom === "child"), 0)
     assert.isAtLeast(count(faults, ({ what }) => what === "kill"), 20)

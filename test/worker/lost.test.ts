@@ -46,7 +46,7 @@ layer(TestBroker.layer, { excludeTestServices: true, timeout: "30 seconds" })("l
     }))
 
   it.effect(
-    "a worker that is frozen loses its task; when it goes on, it interrupts the handler and records nothing",
+    "a worker that is frozen loses its task; when it goes on, it interrupts the handler, and comes back without having recorded anything",
     () =>
       Effect.gen(function*() {
         const { url } = yield* TestDatabase
@@ -58,12 +58,19 @@ layer(TestBroker.layer, { excludeTestServices: true, timeout: "30 seconds" })("l
           until: ({ state }) => state === "CLAIMED",
           schedule: Schedule.spaced("20 millis")
         })
-        process.kill(victim.pid, "SIGSTOP")
+        yield* victim.signal("SIGSTOP")
         yield* start(Held.toLayer(({ n }) => Effect.succeed(n)))
         assert.strictEqual(yield* handle.await, 1)
         assert.notInclude(victim.output(), "interrupted")
-        process.kill(victim.pid, "SIGCONT")
+        yield* victim.signal("SIGCONT")
         yield* eventually("the end of the handler", () => victim.output().includes("interrupted"), 20)
+        // It forgets its old self only when everything is recorded that it has to say.
+        const sql = yield* SqlClient
+        yield* Effect.repeat(
+          sql<{ readonly back: boolean | null }>`
+            select count(*) = 1 and bool_and(died_at is null) as back from horsies_heartbeats where pid = ${victim.pid}`,
+          { until: ([row]) => row!.back === true, schedule: Schedule.spaced("20 millis") }
+        )
         yield* victim.signalGroup("SIGKILL")
         const { fence, losses } = yield* record(handle.id)
         assert.deepStrictEqual([fence, losses], [2, 1])

@@ -403,21 +403,23 @@ describe("tasks that are held ready", () => {
       broker.configureQueue("held", { paused: false })
     )
 
-  it.live("start when their queue was paused and resumed while their claim was under way", () =>
-    Effect.gen(function*() {
-      const handle = yield* Held.send({ n: 1 })
-      yield* start(Held.toLayer(({ n }) => Effect.succeed(n)), alone)
-      assert.strictEqual(yield* handle.await, 1)
-      assert.strictEqual((yield* record(handle.id)).fence, 1)
-    }).pipe(Effect.scoped, Effect.provide(hearingFirst(pausedAndResumed))))
-
-  it.live("are handed back, and claimed again, when nobody can say whether their queue is still paused", () =>
-    Effect.gen(function*() {
-      const handle = yield* Held.send({ n: 1 })
-      yield* start(Held.toLayer(({ n }) => Effect.succeed(n)), alone)
-      assert.strictEqual(yield* handle.await, 1)
-      assert.strictEqual((yield* record(handle.id)).fence, 2)
-    }).pipe(Effect.scoped, Effect.provide(hearingFirst(pausedAndResumed, { queue: () => Effect.die("broken") }))))
+  const answers: ReadonlyArray<readonly [what: string, claims: number, otherwise: Partial<Broker["Service"]>]> = [
+    ["start when their queue was paused and resumed while their claim was under way", 1, {}],
+    [
+      "are handed back, and claimed again, when nobody can say whether their queue is still paused",
+      2,
+      { queue: () => Effect.die("broken") }
+    ]
+  ]
+  for (const [what, claims, otherwise] of answers) {
+    it.live(what, () =>
+      Effect.gen(function*() {
+        const handle = yield* Held.send({ n: 1 })
+        yield* start(Held.toLayer(({ n }) => Effect.succeed(n)), alone)
+        assert.strictEqual(yield* handle.await, 1)
+        assert.strictEqual((yield* record(handle.id)).fence, claims)
+      }).pipe(Effect.scoped, Effect.provide(hearingFirst(pausedAndResumed, otherwise))))
+  }
 })
 
 describe("claims whose answer was lost", () => {

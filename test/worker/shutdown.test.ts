@@ -166,7 +166,7 @@ describe("a worker that is shut down", () => {
 })
 
 describe("what a worker says of itself", () => {
-  it.live("is that it is not alive when a part of it has died, whichever it is", () =>
+  it.live("is that it is not alive when a part of it has died", () =>
     Effect.gen(function*() {
       const worker = yield* build(Held.toLayer(({ n }) => Effect.succeed(n)))
       yield* Effect.repeat(Effect.delay(worker.status, Duration.millis(5)), { until: ({ alive }) => !alive })

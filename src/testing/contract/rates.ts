@@ -14,10 +14,10 @@ import {
   finish,
   newTask,
   newTasks,
-  recover,
   release,
   send,
   startWorker,
+  sweep,
   uniqueQueue,
   want
 } from "./steps.ts"
@@ -116,7 +116,7 @@ export const rates = (it: It) => {
       yield* configure(queue, { limits: { perKey: { rate: { limit: 1, per: hour } } } })
       yield* send(newTask({ queue, concurrencyKey: "a" }))
       yield* finish(worker, ended(yield* claimOne(worker, queue), completed()))
-      yield* recover
+      yield* sweep
       yield* send(newTask({ queue, concurrencyKey: "a" }))
       assert.deepStrictEqual(yield* claim(worker, want(queue)), [])
       yield* advance(hour + 1)

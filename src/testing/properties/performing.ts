@@ -151,7 +151,9 @@ export const promote = Effect.fnUntraced(function*({ broker, model, trace }: Wor
 
 export const recover = Effect.fnUntraced(function*({ broker, model, trace }: World, together: boolean) {
   trace.push(together ? "recover three times at once" : "recover")
-  const answers = yield* Effect.forEach(together ? [1, 2, 3] : [1], () => broker.recover, { concurrency: "unbounded" })
+  // With a sweep, as workers do: nothing that is still needed may go.
+  const step = Effect.tap(broker.recover, () => broker.sweep)
+  const answers = yield* Effect.forEach(together ? [1, 2, 3] : [1], () => step, { concurrency: "unbounded" })
   const sum = { workers: 0, released: 0, failed: 0 }
   for (const { failed, released, workers } of answers) {
     sum.workers += workers

@@ -236,7 +236,7 @@ layer(MemoryBroker.layer, { excludeTestServices: true, timeout: "60 seconds" })(
       const pids = worker.output().split("\n")[0]!.split(" ").map(Number)
       assert.lengthOf(pids, 2)
       assert.isTrue(pids.every(program.isAlive))
-      process.kill(worker.pid, "SIGKILL")
+      yield* worker.signal("SIGKILL")
       yield* gone(pids)
     }), 60_000)
 
@@ -246,9 +246,9 @@ layer(MemoryBroker.layer, { excludeTestServices: true, timeout: "60 seconds" })(
       Effect.gen(function*() {
         const worker = yield* program.start(fileURLToPath(new URL("frozen.ts", import.meta.url)))
         yield* eventually("a handler that runs", () => worker.output().includes("begun"), 45)
-        process.kill(worker.pid, "SIGSTOP")
+        yield* worker.signal("SIGSTOP")
         yield* eventually("the end of the handler", () => worker.output().includes("interrupted"), 20)
-        process.kill(worker.pid, "SIGCONT")
+        yield* worker.signal("SIGCONT")
       }),
     60_000
   )
