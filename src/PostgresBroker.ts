@@ -88,13 +88,15 @@ const make = Effect.fnUntraced(function*(options: {
   const operating = Operating.make(database, wakeUps, ended)
   const { find, list } = Finding.make(database)
 
-  /** What counted against a limit and is over: others may start, in any process. */
-  const freed = (ended: ReadonlyArray<Hold>, claimed?: ReadonlyArray<Hold>) => {
-    const queues = claiming.freed(ended, claimed)
-    return queues.size === 0
-      ? Effect.void
-      : wakeUps.announce([...queues].map((queue) => ({ queue, priority: highestPriority, dueIn: 0 })))
-  }
+  /** What is held no more. Where it counted against a limit, others may start, in any process. */
+  const freed = (ended: ReadonlyArray<Hold>, claimed?: ReadonlyArray<Hold>) =>
+    Effect.suspend(() => {
+      waiting.freed(ended)
+      const queues = claiming.freed(ended, claimed)
+      return queues.size === 0
+        ? Effect.void
+        : wakeUps.announce([...queues].map((queue) => ({ queue, priority: highestPriority, dueIn: 0 })))
+    })
 
   const claim: Broker["Service"]["claim"] = (worker, wants) =>
     Effect.map(claiming.claimWith(worker, wants), (claimed) => {
@@ -125,7 +127,6 @@ const make = Effect.fnUntraced(function*(options: {
   const finish: Broker["Service"]["finish"] = Effect.fnUntraced(function*(worker, attempts, wants) {
     const finished = yield* record(worker, attempts, wants, (recorded) => tell(attempts, recorded))
     waiting.claimed(finished.claimed.tasks)
-    waiting.freed(attempts)
     if (finished.waiting.length > 0) yield* wakeUps.announce(finished.waiting)
     yield* freed(attempts, finished.claimed.tasks)
     return finished
@@ -154,19 +155,12 @@ const make = Effect.fnUntraced(function*(options: {
       ended: (hold, outcome) =>
         Effect.suspend(() => {
           waiting.ended([[hold.id, outcome]])
-          waiting.freed([hold])
           return freed([hold])
         })
     }),
     release: (worker, holds) =>
       // Whatever comes of it, the worker has forgotten them.
-      Effect.ensuring(
-        recovering.release(worker, holds),
-        Effect.suspend(() => {
-          waiting.freed(holds)
-          return freed(holds)
-        })
-      ),
+      Effect.ensuring(recovering.release(worker, holds), freed(holds)),
     promote: (queues) => {
       // What is promoted may be due earlier than anything claimed of late, before the statement and while it runs.
       const forget = Effect.sync(() => queues.forEach((queue) => lowWater.forget(queue)))

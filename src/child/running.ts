@@ -6,8 +6,9 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import { type AttemptEnd, Broker, type ClaimedTask, type Failure } from "../Broker.ts"
 import type { Handler, Starting } from "../Task.ts"
-import { machineTime, type RunEnd } from "../worker/children/rpcs.ts"
+import type { RunEnd } from "../worker/children/rpcs.ts"
 import * as Observing from "../worker/observing.ts"
+import { inRealTime, machineTime } from "../worker/realTime.ts"
 import * as Transacting from "../worker/transacting.ts"
 import type { Registry } from "./Registry.ts"
 
@@ -20,10 +21,8 @@ export interface Asked {
 
 interface Run {
   readonly fiber: Fiber.Fiber<ReadonlyArray<RunEnd>>
-  /** The worker wants it interrupted. */
-  stopped: boolean
-  /** The worker has not proven its lease. */
-  fenced: boolean
+  /** How it ends because the worker interrupts it, or has not proven its lease: the first reason counts. */
+  interrupted: RunEnd | undefined
 }
 
 /** Until when the worker has its lease, by `machineTime`, and how long it may take to hear of it, in milliseconds. */
@@ -80,10 +79,10 @@ export const make = (handlers: Registry, context: Context.Context<Broker>) => {
     yield* Effect.sleep(lease.grace)
     if (left() > 0) return
     for (const run of runs.values()) {
-      run.fenced ||= !run.stopped
+      run.interrupted ??= ended({ _tag: "Interrupted", why: "LeaseLost" })
       run.fiber.interruptUnsafe()
     }
-  }).pipe(Effect.forever, Effect.provideService(Clock.Clock, Clock.Clock.defaultValue()))
+  }).pipe(Effect.forever, inRealTime)
 
   return {
     fence,
@@ -98,16 +97,15 @@ export const make = (handlers: Registry, context: Context.Context<Broker>) => {
         const handler = handlerOf(task)
         const size = handler.batch === undefined ? 0 : tasks.length
         const fiber = fork(observe(task, worker, size, attempt(handler, worker, tasks)), { uninterruptible: true })
-        const run: Run = { fiber, stopped: false, fenced: false }
+        const run: Run = { fiber, interrupted: undefined }
         runs.set(number, run)
         fiber.addObserver((exit) => {
           runs.delete(number)
           if (Exit.isSuccess(exit)) return resume(exit)
+          const { interrupted } = run
           resume(
-            run.fenced
-              ? Effect.succeed(tasks.map(() => ended({ _tag: "Interrupted", why: "LeaseLost" })))
-              : run.stopped
-              ? Effect.succeed(tasks.map(() => ({ _tag: "Stopped" })))
+            interrupted !== undefined
+              ? Effect.succeed(tasks.map(() => interrupted))
               : Effect.forEach(tasks, ({ task }) => Effect.map(handler.interruptedItself(task, exit.cause), ended))
           )
         })
@@ -115,7 +113,7 @@ export const make = (handlers: Registry, context: Context.Context<Broker>) => {
     interrupt: (number: number) => {
       const run = runs.get(number)
       if (run === undefined) return
-      run.stopped = true
+      run.interrupted ??= { _tag: "Stopped" }
       run.fiber.interruptUnsafe()
     },
     failed: (task: ClaimedTask, failure: Failure) => Effect.suspend(() => handlerOf(task).failed(task, failure))

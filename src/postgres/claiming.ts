@@ -273,16 +273,13 @@ export const make = (database: Database) => {
       for (const { fence, id } of ended) {
         const place = counted.get(id)
         if (place === undefined) continue
-        if (place.fence !== fence) {
-          // It has taken its own place again.
-          const left = taken.get(placeKey(place)) ?? 0
-          if (left > 0) taken.set(placeKey(place), left - 1)
-          continue
-        }
+        const at = placeKey(place)
+        const left = taken.get(at) ?? 0
+        if (left > 0) taken.set(at, left - 1)
+        // Otherwise it has taken its own place again.
+        if (place.fence !== fence) continue
         counted.delete(id)
-        const left = taken.get(placeKey(place)) ?? 0
-        if (left > 0) taken.set(placeKey(place), left - 1)
-        else queues.add(place.queue)
+        if (left === 0) queues.add(place.queue)
       }
       return queues
     }

@@ -1,6 +1,6 @@
 /** Looks for broken rules in what a run has left behind. Knows nothing of how it came about. */
 import type { Evidence, Happened, Outcome, Run, Send } from "./evidence.ts"
-import { recoveries } from "./recovery.ts"
+import { hitting, recoveries } from "./recovery.ts"
 import { mostLosses, retries } from "./tasks.ts"
 
 /** What a rule promises. */
@@ -104,8 +104,7 @@ const wrongness = (task: TaskEvidence, outcome: Outcome, cancelled: boolean): st
 }
 
 /** Whether a fault has taken tasks from a worker. */
-const takesAWorkerAway = ({ what, worker }: Happened) =>
-  worker !== undefined && (what === "kill" || what === "freeze" || what === "partition")
+const takesAWorkerAway = ({ what, worker }: Happened) => worker !== undefined && hitting.has(what)
 
 /** Checks a run. Its report says what was found, and which rules are broken. */
 export const check = (evidence: Evidence): Report => {

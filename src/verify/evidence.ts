@@ -20,7 +20,7 @@ export interface Run extends Pick<BeginLine, "task" | "fence" | "at"> {
   readonly end: Pick<EndLine, "at" | "how"> | undefined
 }
 
-/** An attempt that has not ended its task, as the table has it, or the loss of one. */
+/** An attempt as the table has it, or the loss of one. */
 export interface PastAttempt {
   readonly outcome: string
   /** None: nobody knows. */

@@ -1,4 +1,5 @@
 /** How long it took until what a fault had hit ran again. */
+import { Interruption } from "../Broker.ts"
 import type { TaskEvidence } from "./checker.ts"
 import type { Evidence, Happened, PastAttempt, Run } from "./evidence.ts"
 
@@ -9,7 +10,7 @@ export interface Recovery {
 }
 
 /** Faults that end the runs of a process, or take away what it holds. */
-const hitting = new Set<Happened["what"]>(["kill", "freeze", "partition", "restart"])
+export const hitting = new Set<Happened["what"]>(["kill", "freeze", "partition", "restart"])
 
 const hits = ({ at, pids, until }: Happened, run: Run, end: number): boolean =>
   run.at <= until && end >= at && (pids === undefined || pids.includes(run.pid) || pids.includes(run.parent))
@@ -59,7 +60,7 @@ const heldUntil = ({ faults }: Evidence, run: Run, at: number): number =>
   )
 
 /** Outcomes of attempts that say nothing of how their handler has ended. */
-const unfinished = new Set(["Lost", "LeaseLost", "Neighbour", "RolledBack", "Shutdown"])
+const unfinished = new Set<string>(["Lost", ...Interruption.literals])
 
 /** Attempts that the table has of a task, in their order: the last one is that of its outcome. */
 const attemptsOf = ({ outcomes }: TaskEvidence): ReadonlyArray<PastAttempt> =>

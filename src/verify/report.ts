@@ -8,7 +8,7 @@ const most = 20
 const clock = (from: number, at: number) => `${((at - from) / 1000).toFixed(3).padStart(9)} s`
 
 export const faultLine = (from: number, { at, detail, until, what }: Happened): string =>
-  `${clock(from, at)}  ${what.padEnd(8)}${detail}${until - at > 1 ? ` (over after ${(until - at) / 1000} s)` : ""}`
+  `${clock(from, at)}  ${what.padEnd(10)}${detail}${until - at > 1 ? ` (over after ${(until - at) / 1000} s)` : ""}`
 
 const groupBy = <A, K>(all: ReadonlyArray<A>, by: (a: A) => K): ReadonlyMap<K, ReadonlyArray<A>> => {
   const groups = new Map<K, Array<A>>()

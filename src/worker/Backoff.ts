@@ -1,5 +1,5 @@
 /**
- * The tries of a worker, and its waits between them. Whatever one of its loops asks shows the others whether the broker can
+ * The tries of a worker, and its waits between them. What its loops ask through it shows the others whether the broker can
  * be reached: nobody waits any longer once it has answered somebody.
  */
 import * as Duration from "effect/Duration"

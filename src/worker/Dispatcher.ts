@@ -83,15 +83,13 @@ export const make = Effect.fnUntraced(function*(
     ended: (run, end) => {
       const at = now()
       const slots = queues.get(run.task.queue)
-      slots?.free(at)
-      if (slots?.isResting(at) === true) dueTimes.rearm()
+      if (slots?.free(at) === true) dueTimes.rearm()
       // The recorded attempt frees the slot for the next claim; without one, the claim has to be called for. So it has
       // where nothing is left to do while what ended before is still being recorded.
       if (end === undefined || (slots?.isIdle() === true && recording.isBusy())) signal.openUnsafe()
       if (end !== undefined) return record(run, run.startedAt, inTime(end, run, at))
-      const handler = handlers.get(run.task.name)
-      // What a transaction elsewhere has recorded is news to the broker here: it learns that the hold stands no longer.
-      if (handler !== undefined && isElsewhere(handler)) release([run])
+      // What a transaction elsewhere has recorded is news to the broker here; what has found no child is handed back.
+      if (isElsewhere(run.handler)) release([run])
     },
     abandoned: (run, end) => record(run, run.startedAt, inTime(end, run, now())),
     freed: (queue) => {

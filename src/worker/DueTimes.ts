@@ -44,7 +44,7 @@ export const make = Effect.fnUntraced(function*(
     rearm.openUnsafe()
   }
 
-  const lookNow = Effect.sync(() => lookAt(0))
+  const lookNow = () => lookAt(0)
 
   const holdsReady = () => [...queues.values()].some((slots) => slots.heldReady().length > 0)
 
@@ -94,7 +94,7 @@ export const make = Effect.fnUntraced(function*(
       } else {
         yield* Effect.annotateLogs(Effect.logWarning("look for due tasks failed"), result.failure.annotations)
         // Meanwhile it goes on handing back, and claiming again.
-        yield* Effect.forkChild(Effect.andThen(backoff.wait(failures++, result.failure), lookNow))
+        yield* Effect.forkChild(Effect.andThen(backoff.wait(failures++, result.failure), Effect.sync(lookNow)))
       }
     }
   }).pipe(forkLoop)
@@ -103,7 +103,7 @@ export const make = Effect.fnUntraced(function*(
     /** A task is due at this time, by the monotonic clock. */
     lookAt,
     /** Hints may have been missed. */
-    lookNow: () => lookAt(0),
+    lookNow,
     /** What is held ready, or when to claim again, has changed. */
     rearm: () => rearm.openUnsafe()
   }

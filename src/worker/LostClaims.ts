@@ -24,10 +24,8 @@ export interface Options {
 }
 
 export const make = Effect.fnUntraced(function*(broker: Broker["Service"], now: () => number, options: Options) {
-  /** Open while there may be such claims. */
+  /** Opened whenever the answer of a request was lost. */
   const suspicion = yield* Latch.make()
-  /** Opened when the answer of another request was lost. */
-  const another = yield* Latch.make()
   let until = 0
   let wait = shortest
 
@@ -50,18 +48,15 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], now: 
     )
 
   yield* Effect.gen(function*() {
-    yield* suspicion.await
-    while (now() < until) {
-      another.closeUnsafe()
-      const worker = options.identity()
-      if (worker !== undefined) yield* reconcile(worker)
-      const pause = Effect.sleep(Duration.millis(wait * (0.8 + 0.4 * (yield* Random.next))))
-      const longer = Effect.sync(() => {
-        wait = Math.min(longest, wait * 2)
-      })
-      yield* Effect.raceFirst(Effect.andThen(pause, longer), another.await)
-    }
+    if (now() >= until) yield* suspicion.await
     suspicion.closeUnsafe()
+    const worker = options.identity()
+    if (worker !== undefined) yield* reconcile(worker)
+    const pause = Effect.sleep(Duration.millis(wait * (0.8 + 0.4 * (yield* Random.next))))
+    const longer = Effect.sync(() => {
+      wait = Math.min(longest, wait * 2)
+    })
+    yield* Effect.raceFirst(Effect.andThen(pause, longer), suspicion.await)
   }).pipe(Effect.forever, forkLoop)
 
   return {
@@ -69,7 +64,6 @@ export const make = Effect.fnUntraced(function*(broker: Broker["Service"], now: 
     suspect: () => {
       until = now() + lateClaims
       wait = shortest
-      another.openUnsafe()
       suspicion.openUnsafe()
     },
     suspected: () => now() < until,

@@ -120,11 +120,12 @@ export class QueueSlots {
    * idle slot always is, and so is what may be more urgent.
    */
   want(now: number): { readonly want: Want; readonly calls: number } | undefined {
-    if (!this.hungry || this.handles.length === 0 || this.concurrency === 0 || now < this.restUntil) return undefined
+    const { concurrency } = this
+    if (!this.hungry || this.handles.length === 0 || concurrency === 0 || now < this.restUntil) return undefined
     const held = this.running + this.ready.length - this.next
-    const slots = Math.min(mostClaimed, Math.max(0, this.concurrency - held))
+    const slots = Math.min(mostClaimed, Math.max(0, concurrency - held))
     const target = this.target(now)
-    const missing = Math.max(this.urgent ? this.concurrency : 0, this.concurrency + target - held - slots)
+    const missing = Math.max(this.urgent ? concurrency : 0, concurrency + target - held - slots)
     const ahead = Math.min(missing, mostClaimed - slots, Math.floor(mostCharacters / Math.max(1, this.size)))
     if (slots === 0 && (!this.hungryAhead || !this.urgent && missing * 2 < target)) return undefined
     this.urgent = false
@@ -199,22 +200,18 @@ export class QueueSlots {
     return taken
   }
 
-  /** A run has ended. */
-  free(now: number) {
+  /** A run has ended. Whether the queue rests from now on. */
+  free(now: number): boolean {
     this.ended++
     this.putBack(now)
-    if (!this.full) return
+    if (!this.full) return false
     this.call()
     this.restAt ??= now + restInterval * this.phase
-    if (now < this.restAt) return
+    if (now < this.restAt) return false
     this.restAt = now + restInterval * (0.75 + 0.5 * this.phase)
     this.restUntil = now + restTime
     this.againAt = Math.min(this.againAt, this.restUntil)
-  }
-
-  /** Whether it leaves a place to others just now. */
-  isResting(now: number): boolean {
-    return now < this.restUntil
+    return true
   }
 
   /** Whether there is nothing to do. */

@@ -18,10 +18,10 @@ export type Why = Exclude<Interruption, "RolledBack"> | "Timeout" | "Cancelled"
 /** One run of a handler. */
 export interface Run extends ReadyTask {
   readonly startedAt: number
+  readonly handler: Handler
 }
 
 interface Running extends Run {
-  readonly handler: Handler
   startedAt: number
   /** When it has taken too long. */
   deadline: number

@@ -9,7 +9,7 @@ export interface RunElsewhere {
   readonly task: ClaimedTask
   /** The identity of the worker under which it was claimed. */
   readonly worker: string
-  /** Milliseconds from its due time to its start. */
+  /** Milliseconds from its due time to its dispatch: the wait for a process that has room is not in it. */
   readonly waited: number
   /** Its handler begins now: its time counts from here. */
   readonly begins: () => void

@@ -2,7 +2,6 @@
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import type * as Scope from "effect/Scope"
 
@@ -11,18 +10,18 @@ export class Loops extends Context.Service<Loops, Set<Fiber.Fiber<unknown, unkno
   "effect-horsies/worker/loops"
 ) {}
 
+const died = (cause: Cause.Cause<never>) =>
+  Cause.hasInterruptsOnly(cause)
+    ? Effect.void
+    : Effect.logError("a part of the worker has died: it has to be started again", cause)
+
 /** Starts one more. It ends with the scope. */
 export const forkLoop = <R>(
   loop: Effect.Effect<unknown, never, R>
 ): Effect.Effect<void, never, R | Loops | Scope.Scope> =>
   Effect.gen(function*() {
-    const fork = Effect.runForkWith(yield* Effect.context<never>())
-    const fiber = yield* Effect.forkScoped(loop)
+    const fiber = yield* Effect.forkScoped(Effect.onError(loop, died))
     ;(yield* Loops).add(fiber)
-    fiber.addObserver((exit) => {
-      if (Exit.isSuccess(exit) || Cause.hasInterruptsOnly(exit.cause)) return
-      fork(Effect.logError("a part of the worker has died: it has to be started again", exit.cause))
-    })
   })
 
 export const areRunning = (loops: Loops["Service"]): boolean =>

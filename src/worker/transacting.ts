@@ -1,10 +1,10 @@
 /** Attempts that run inside one database transaction together with their completion. */
-import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import type { AttemptEnd, Broker } from "../Broker.ts"
 import type { Handler } from "../Task.ts"
 import { attempt } from "./attempt.ts"
 import type { ReadyTask } from "./QueueSlots.ts"
+import { inRealTime } from "./realTime.ts"
 
 /**
  * How often in a row a transaction of a task may fail, mostly because a connection was lost or the server is away, until it is
@@ -27,9 +27,6 @@ interface Progress {
   end: AttemptEnd | undefined
 }
 
-/** What it waits for, the database, has no other time; and a test that moves its own waits for the end of the run. */
-const inRealTime = Effect.provideService(Clock.Clock, Clock.Clock.defaultValue())
-
 export const make = (broker: Broker["Service"], now: () => number) => {
   /** How often the transactions of tasks have failed here in a row. */
   const failures = new Map<string, number>()
@@ -50,6 +47,7 @@ export const make = (broker: Broker["Service"], now: () => number) => {
       if (failures.size >= mostKnown && before === 0) failures.clear()
       failures.set(id, before + 1)
     }
+    // A test that moves its own time waits for the end of the run.
     if (wait > 0) yield* inRealTime(Effect.interruptible(Effect.sleep(Math.min(wait, left / 2))))
     return { _tag: "Interrupted", why: "RolledBack" }
   })

@@ -1,8 +1,8 @@
 /** Waiting at the end of a scope. */
-import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import { inRealTime } from "./realTime.ts"
 
 /**
  * Waits for an effect, but not for longer than this; succeeds with whether it has ended. In a fiber of its own: a
@@ -14,7 +14,7 @@ export const within = (duration: Duration.Duration, wait: Effect.Effect<unknown>
     const fork = Effect.runForkWith(context)
     const over = Deferred.makeUnsafe<boolean>()
     const waiting = fork(wait)
-    const timer = fork(Effect.provideService(Effect.sleep(duration), Clock.Clock, Clock.Clock.defaultValue()))
+    const timer = fork(inRealTime(Effect.sleep(duration)))
     waiting.addObserver(() => Deferred.doneUnsafe(over, Effect.succeed(true)))
     timer.addObserver(() => Deferred.doneUnsafe(over, Effect.succeed(false)))
     return Effect.ensuring(

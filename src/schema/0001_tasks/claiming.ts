@@ -64,6 +64,8 @@ declare
   v_keys text[];
   v_firsts integer[];
   v_lasts integer[];
+  -- Of each of these lanes, the place of its key in the order of turns, and how many tasks it gives.
+  v_places integer[];
   v_counts integer[];
   v_rest integer;
   v_limit integer;
@@ -135,7 +137,7 @@ begin
       for v_round in 1..4 loop
         select array_agg(k.lane order by k.n), array_agg(k.concurrency_key order by k.n), array_agg(k.first order by k.n),
           array_agg(k.last order by k.n), array_agg(k.turn order by k.n), coalesce(max(k.turn), 0), max(k.lanes) > 1
-        into v_turns, v_keys, v_firsts, v_lasts, v_counts, v_lane, v_several
+        into v_turns, v_keys, v_firsts, v_lasts, v_places, v_lane, v_several
         from (
           select l.*, dense_rank() over (order by l.head)::integer as turn
           from (
@@ -151,9 +153,9 @@ begin
         v_keyed := v_round > 1 or v_lane > 0 and '' <> any (v_keys);
         exit when v_lane = 0 or not v_keyed;
         -- Shares of the keys that add up to what is asked for, so no more rows are locked than that.
-        v_next := v_keys[array_position(v_counts, case when v_rest % v_lane > 0 then v_rest % v_lane else v_lane end)];
+        v_next := v_keys[array_position(v_places, case when v_rest % v_lane > 0 then v_rest % v_lane else v_lane end)];
         v_counts := array(
-          select v_rest / v_lane + (turn <= v_rest % v_lane)::integer from unnest(v_counts) with ordinality t (turn, n) order by n
+          select v_rest / v_lane + (turn <= v_rest % v_lane)::integer from unnest(v_places) with ordinality t (turn, n) order by n
         );
         if v_several then
           -- Of one key, the most urgent of all its lanes. horsies_tasks_ready, without locks

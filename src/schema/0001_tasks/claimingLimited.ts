@@ -124,7 +124,7 @@ begin
     v_rest := least(v_rest, floor(v_tokens)::integer);
   end if;
 
-  ${lanesOf("")}
+  ${lanesOf()}
   into v_lanes, v_names, v_versions
   from generate_subscripts(p_lane_names, 1) l;
 

@@ -118,10 +118,10 @@ end
 $$`
 }
 
-/** Which lanes there are, and the names and versions that have any. */
-export const lanesOf = (where: string) =>
+/** Which lanes there are, and the names and versions that have any; and more columns. */
+export const lanesOf = (more = "") =>
   `select array_agg(l order by l), array_agg(p_lane_names[l]) filter (where p_lane_keys[l] = '' and p_lane_from[l] = 0),
-      array_agg(p_lane_versions[l]) filter (where p_lane_keys[l] = '' and p_lane_from[l] = 0)${where}`
+      array_agg(p_lane_versions[l]) filter (where p_lane_keys[l] = '' and p_lane_from[l] = 0)${more}`
 
 /**
  * The first tasks of a key: of all of it, or of its ranges. The limits stand above the lock, so no more rows are locked

@@ -4,7 +4,6 @@
  * A child that dies takes nothing with it but what it was running. One that has done its share, or has grown too large,
  * gets nothing new and ends with its last task. One whose event loop is blocked is reported, and killed after a while.
  */
-import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
@@ -17,11 +16,12 @@ import { availableParallelism } from "node:os"
 import { PostgresConfig } from "../../PostgresConfig.ts"
 import { backoff } from "../attempt.ts"
 import { forkLoop } from "../loops.ts"
+import { inRealTime, machineTime } from "../realTime.ts"
 import { within } from "../within.ts"
 import { type Child, dispose, isChild, spawn } from "./Child.ts"
 import * as Keeper from "./keeper.ts"
 import { ChildModuleError, type Options } from "./options.ts"
-import { type Description, machineTime } from "./rpcs.ts"
+import type { Description } from "./rpcs.ts"
 import { encode } from "./settings.ts"
 
 /** How long the layers of a module may take to close. */
@@ -259,14 +259,18 @@ export const make = Effect.fnUntraced(function*(options: Options, lease: Lease, 
   // By the real clock: the event loops of processes know no other.
   yield* pings.pipe(
     Effect.forever,
-    Effect.provideService(Clock.Clock, Clock.Clock.defaultValue()),
+    inRealTime,
     forkLoop
   )
 
   return {
     descriptions,
     /** How many run tasks, or would if they had any. */
-    active: () => inStage("active").length,
+    active: () => {
+      let count = 0
+      for (const { stage } of children) if (stage === "active") count++
+      return count
+    },
     children: children as ReadonlySet<Child>,
     isClosing: () => closing,
     changed: {

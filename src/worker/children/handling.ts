@@ -1,11 +1,11 @@
 /** Handlers whose runs are in child processes, as the worker has them beside its own. */
 import * as Cause from "effect/Cause"
-import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type { AttemptEnd, ClaimedTask, Failure } from "../../Broker.ts"
 import type { ElsewhereHandler, RunElsewhere } from "../elsewhere.ts"
+import { inRealTime, machineTime } from "../realTime.ts"
 import { within } from "../within.ts"
 import type { Answer, Call, Child } from "./Child.ts"
 import type { Children } from "./Children.ts"
@@ -24,8 +24,6 @@ const patience = 5000
 
 const shutdown: AttemptEnd = { _tag: "Interrupted", why: "Shutdown" }
 
-const inRealTime = Effect.provideService(Clock.Clock, Clock.Clock.defaultValue())
-
 const endOf = (end: RunEnd): AttemptEnd | undefined => end._tag === "Ended" ? end.end : undefined
 
 export const make = (children: Children, { interruptGrace, lostLeaseGrace }: Options) => {
@@ -38,7 +36,7 @@ export const make = (children: Children, { interruptGrace, lostLeaseGrace }: Opt
   const find = <A>(look: () => A | undefined, until = Number.POSITIVE_INFINITY): Effect.Effect<A | undefined> =>
     Effect.suspend(() => {
       const found = look()
-      const left = until - performance.now()
+      const left = until - machineTime()
       if (found !== undefined || left <= 0 || children.isClosing()) return Effect.succeed(found)
       children.changed.close()
       const change = left === Number.POSITIVE_INFINITY
@@ -59,7 +57,7 @@ export const make = (children: Children, { interruptGrace, lostLeaseGrace }: Opt
       children.begun(child)
       for (const run of runs) run.begins()
       return [child, call]
-    }, performance.now() + patience)
+    }, machineTime() + patience)
   }
 
   const ask = (child: Child, call: Call) =>

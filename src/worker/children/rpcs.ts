@@ -4,9 +4,6 @@ import * as RpcGroup from "effect/rpc/RpcGroup"
 import * as Schema from "effect/Schema"
 import { FailureKind, Interruption } from "../../Broker.ts"
 
-/** Milliseconds by a clock that all processes of a machine share, and that never goes back. */
-export const machineTime = () => Number(process.hrtime.bigint()) / 1e6
-
 const Failure = Schema.Struct({ kind: FailureKind, value: Schema.String })
 
 const ClaimedTask = Schema.Struct({
